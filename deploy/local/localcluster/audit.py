@@ -1,0 +1,40 @@
+"""What the API server was asked, by whom: the audit log lets a test prove that something was not written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+POLICY = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+omitManagedFields: true
+rules:
+  - level: None
+    users: ["system:kube-controller-manager", "system:apiserver"]
+    verbs: [get, list, watch]
+  - level: None
+    nonResourceURLs: ["/readyz*", "/livez*", "/healthz*"]
+  - level: Metadata
+"""
+
+
+def audit_flags(log: Path, policy: Path) -> list[str]:
+    """Write the policy and return kube-apiserver's flags for it.
+
+    Blocking mode: the line is written before the answer is complete, so that who has the answer finds the line.
+    """
+    policy.write_text(POLICY)
+    return [
+        f"--audit-policy-file={policy}",
+        f"--audit-log-path={log}",
+        "--audit-log-mode=blocking",
+        "--audit-log-maxsize=100000",  # megabytes; a rotated log would lose its beginning and the callers' positions
+    ]
+
+
+def read_events(log: Path, since: int) -> list[dict[str, Any]]:
+    """Return the events after a position in bytes; a line that is still being written is left for the next time."""
+    with log.open("rb") as file:
+        file.seek(since)
+        return [json.loads(line) for line in file if line.endswith(b"\n")]

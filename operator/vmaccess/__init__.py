@@ -1,0 +1,1 @@
+"""Delegated access to KubeVirt virtual machines."""

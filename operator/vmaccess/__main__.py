@@ -1,0 +1,56 @@
+"""Entry point of vmaccess-operator: settings, logging, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from pythonjsonlogger.json import JsonFormatter
+
+from vmaccess import settings as options
+from vmaccess.cluster.credentials import NoCredentials
+from vmaccess.operator import Unusable, run
+from vmaccess.settings import Settings
+
+log = logging.getLogger("vmaccess")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the operator; exits 0 after SIGTERM or SIGINT, 1 on an error."""
+    settings = options.read(arguments)
+    _log_to_stderr(settings)
+    try:
+        asyncio.run(_until_signal(settings))
+    except (NoCredentials, Unusable) as error:
+        log.error("%s", error)
+        sys.exit(1)
+    except Exception:
+        log.exception("the operator has failed")
+        sys.exit(1)
+
+
+async def _until_signal(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(settings, stop)
+    log.info("stopped")
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    handler = logging.StreamHandler()
+    if settings.log_format == "json":
+        names = {"asctime": "ts", "levelname": "level", "name": "logger", "message": "msg"}
+        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()

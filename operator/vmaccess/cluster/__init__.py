@@ -1,0 +1,1 @@
+"""What touches the cluster: the client, the mirrors, the work queue, the executor, Events."""

@@ -1,0 +1,31 @@
+"""Where the API server is and who we are there: a kubeconfig, or the credentials mounted into the pod."""
+
+from __future__ import annotations
+
+import os
+
+from kubernetes.aio import config
+from kubernetes.aio.client import Configuration
+
+from vmaccess.settings import Settings
+
+
+class NoCredentials(Exception):
+    """There is no way to the API server; the message says what was tried."""
+
+
+async def load(settings: Settings) -> Configuration:
+    """The client configuration: --kubeconfig, else KUBECONFIG, else the pod's own credentials, else ~/.kube/config."""
+    loaded = Configuration()
+    path = settings.kubeconfig or os.environ.get("KUBECONFIG")
+    try:
+        if path is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config(client_configuration=loaded)  # rereads the token every minute: it is rotated
+        else:
+            await config.load_kube_config(config_file=path, context=settings.context, client_configuration=loaded)
+    except (config.ConfigException, OSError) as error:
+        where = path or "the pod's mounted credentials or ~/.kube/config"
+        raise NoCredentials(
+            f"no usable credentials in {where}: {error}; give --kubeconfig or run in a pod with a ServiceAccount"
+        ) from error
+    return loaded

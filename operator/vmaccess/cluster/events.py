@@ -1,0 +1,69 @@
+"""Kubernetes Events about grants: on transitions only, and never the same one in quick succession."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import uuid
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Literal
+
+from vmaccess.cluster.api import EVENTS, Api, ApiError
+from vmaccess.policy.children import API_VERSION, KIND, GrantId
+
+log = logging.getLogger(__name__)
+
+CONTROLLER = "vmaccess.dev/operator"
+NAMESPACE = "default"  # where Kubernetes expects the Events of cluster-scoped objects
+QUIET = 60.0  # seconds in which the same reason is not told again about the same grant
+MAX_NOTE = 1024
+MAX_REMEMBERED = 10_000
+
+
+class Events:
+    """Posts Events without holding up anybody: a lost one is logged, never retried."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._posting: set[asyncio.Task[None]] = set()
+
+    def tell(self, grant: GrantId, kind: Literal["Normal", "Warning"], reason: str, note: str) -> None:
+        """Say once that something has happened to a grant."""
+        now = asyncio.get_running_loop().time()
+        key = (grant.uid, reason)
+        if now - self._told.get(key, -QUIET) < QUIET:
+            return
+        self._told[key] = now
+        self._told.move_to_end(key)
+        if len(self._told) > MAX_REMEMBERED:
+            self._told.popitem(last=False)
+        task = asyncio.create_task(self._post(grant, kind, reason, note))
+        self._posting.add(task)
+        task.add_done_callback(self._posting.discard)
+
+    async def drain(self) -> None:
+        """Wait until all that was told has been posted."""
+        while self._posting:
+            await asyncio.wait(self._posting)
+
+    async def _post(self, grant: GrantId, kind: str, reason: str, note: str) -> None:
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{grant.name}.{uuid.uuid4().hex[:16]}", "namespace": NAMESPACE},
+            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": CONTROLLER,
+            "reportingInstance": os.environ.get("HOSTNAME", "vmaccess-operator"),
+            "action": "Reconcile",
+            "type": kind,
+            "reason": reason,
+            "note": note if len(note) <= MAX_NOTE else note[: MAX_NOTE - 1] + "…",
+            "regarding": {"apiVersion": API_VERSION, "kind": KIND, "name": grant.name, "uid": grant.uid},
+        }
+        try:
+            await self._api.create(EVENTS.path(NAMESPACE), event)
+        except ApiError as error:
+            log.warning("Event %s about %s was not posted: %s", reason, grant.name, error)

@@ -1,0 +1,152 @@
+"""Carries out one write and feeds the answer back into the mirrors, so that the next decision sees it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from vmaccess.cluster.api import Api, ApiError, Json
+from vmaccess.cluster.mirror import Mirror
+from vmaccess.policy.children import Child, GrantId, Kind, body, fields
+from vmaccess.policy.reasons import Reason
+from vmaccess.policy.steps import Create, Delete, Patch, Write
+
+log = logging.getLogger(__name__)
+
+# The two ways kube-apiserver words a refused escalation (pkg/registry/rbac: role and rolebinding policybased storage).
+ESCALATION_MARKS = ("attempting to grant RBAC permissions not currently held", "attempting to grant extra privileges")
+
+
+class WriteFailed(Exception):
+    """A write that did not happen. `retry_after` is the server's wish in seconds, 0 where it has none."""
+
+    def __init__(self, reason: Reason, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason, self.message, self.retry_after = reason, message, retry_after
+
+
+class Executor:
+    """Writes children. Every write is guarded: it changes the object that was decided on, or nothing."""
+
+    def __init__(self, api: Api, mirrors: Mapping[Kind, Mirror[Child]]) -> None:
+        self._api, self._mirrors = api, mirrors
+
+    async def write(self, step: Write, grant: GrantId) -> None:
+        """Carry out `step`, or find that the object is not (or no longer) what was decided on and read it anew.
+
+        In both cases the mirrors are as new as the API server, and the caller decides again. Raises WriteFailed where the
+        API server refused or did not answer; a refused Patch has then been replaced by what it gave as `instead`.
+        """
+        try:
+            await self._send(step, grant)
+        except ApiError as error:
+            if isinstance(step, Patch) and step.instead is not None and _for_good(error):
+                log.warning("%s refused, doing the next best: %s", _describe(step), error)
+                await self.write(step.instead, grant)
+            raise WriteFailed(_reason(error), f"{_describe(step)}: {_message(error)}", retry_after=error.retry_after) from error
+
+    async def _send(self, step: Write, grant: GrantId) -> None:
+        match step:
+            case Create(kind, namespace, name, content):
+                await self._create(kind, namespace, name, body(kind, grant, namespace, name, content))
+            case Patch(child):
+                await self._patch(child, _changes(step))
+            case Delete(child, unchanged):
+                await self._delete(child, child.version if unchanged else None)
+
+    async def _create(self, kind: Kind, namespace: str, name: str, whole: Json) -> None:
+        mirror = self._mirrors[kind]
+        try:
+            mirror.observe(await self._api.create(mirror.resource.path(namespace), whole))
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            await self._refresh(mirror, namespace, name)
+
+    async def _patch(self, child: Child, changes: Json) -> None:
+        mirror = self._mirrors[child.kind]
+        try:
+            answer = await self._api.patch(mirror.resource.path(child.namespace, child.name), changes)
+        except ApiError as error:
+            if error.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                raise
+            await self._refresh(mirror, child.namespace, child.name)
+        else:
+            if _gone(answer):
+                mirror.forget((child.namespace, child.name), child.uid)
+            else:
+                mirror.observe(answer)
+
+    async def _delete(self, child: Child, version: int | None) -> None:
+        mirror = self._mirrors[child.kind]
+        try:
+            answer = await self._api.delete(mirror.resource.path(child.namespace, child.name), uid=child.uid, version=version)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                mirror.forget((child.namespace, child.name), child.uid)
+            elif error.status == HTTPStatus.CONFLICT:
+                await self._refresh(mirror, child.namespace, child.name)
+            else:
+                raise
+        else:
+            if answer.get("kind") == "Status" or not answer["metadata"].get("finalizers"):
+                mirror.forget((child.namespace, child.name), child.uid)
+            else:
+                mirror.observe(answer)
+
+    async def _refresh(self, mirror: Mirror[Child], namespace: str, name: str) -> None:
+        """Read one object whose state is in doubt."""
+        try:
+            mirror.observe(await self._api.get(mirror.resource.path(namespace, name)))
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            if (held := mirror.get((namespace, name))) is not None:
+                mirror.forget((namespace, name), held.uid)
+
+
+def _changes(step: Patch) -> Json:
+    """The merge patch: null removes a field, a list replaces the whole list."""
+    metadata: dict[str, Any] = {"uid": step.child.uid, "resourceVersion": str(step.child.version)}
+    if step.child.finalizers:
+        metadata["finalizers"] = None
+    if step.marks is not None:
+        metadata["labels"] = step.marks.labels()
+        metadata["ownerReferences"] = [step.marks.owner_reference()]
+    return {"metadata": metadata, **(fields(step.content) if step.content is not None else {})}
+
+
+def _gone(answer: Json) -> bool:
+    """Whether a patch was the last thing that held an object waiting to be deleted."""
+    metadata = answer["metadata"]
+    return "deletionTimestamp" in metadata and not metadata.get("finalizers")
+
+
+def _for_good(error: ApiError) -> bool:
+    return error.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def _reason(error: ApiError) -> Reason:
+    if any(mark in error.message for mark in ESCALATION_MARKS):
+        return Reason.ESCALATION
+    if error.status == HTTPStatus.NOT_FOUND or "NamespaceTerminating" in error.causes:
+        return Reason.NAMESPACE_NOT_FOUND
+    return Reason.API_ERROR
+
+
+def _message(error: ApiError) -> str:
+    if error.reason in ("Timeout", "Unreachable"):
+        return f"the API server did not answer ({error.message}); it is tried again"
+    return error.message
+
+
+def _describe(step: Write) -> str:
+    match step:
+        case Create(kind, _, name):
+            return f"creating {kind} {name!r}"
+        case Patch(child):
+            return f"changing {child.kind} {child.name!r}"
+        case Delete(child):
+            return f"deleting {child.kind} {child.name!r}"

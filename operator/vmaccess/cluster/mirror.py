@@ -1,0 +1,186 @@
+"""A copy of one kind of object, kept by list and watch, that also notices what was deleted while no watch was up.
+
+kopf reports no deletion that fell into a gap of the watch, and its index is quadratic at start-up; here every (re)list is
+compared with what is held. Our own writes are fed back through `observe` and `forget`, so that a decision taken right
+after a write sees it; an older state that the watch still delivers is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+import aiohttp
+
+from vmaccess.cluster.api import Api, ApiError, Json, Resource
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # namespace (empty for what is cluster-scoped) and name
+
+IDLE_LIMIT = 90.0  # seconds without an event or a bookmark (they come every minute) after which a watch counts as dead
+WATCH_SECONDS = 300
+GONE = 410
+
+
+class Mirrored(Protocol):
+    """What a projection must keep of an object."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+
+
+T = TypeVar("T", bound=Mirrored)
+Project = Callable[[Json, T | None], T | None]
+OnChange = Callable[[Key, T | None, T | None], None]
+
+
+class Expired(Exception):
+    """The resourceVersion is too old to watch from: list again."""
+
+
+class Mirror(Generic[T]):
+    """All objects of `resource` that `project` keeps, by namespace and name.
+
+    `project(raw, known)` reduces an object to what is needed, or to None; `on_change(key, old, new)` is called for every
+    difference (compared with ==), also for those found by a list. `synced` is set after the first complete list.
+    """
+
+    def __init__(self, api: Api, resource: Resource, project: Project[T], on_change: OnChange[T]) -> None:
+        self._api, self.resource, self._project, self._on_change = api, resource, project, on_change
+        self._held: dict[Key, T] = {}
+        self._deleted: set[str] = set()  # uids we deleted ourselves and that the watch may still show
+        self.synced = asyncio.Event()
+        self.heard_at = 0.0  # loop time of the last answer, event or bookmark
+        self.lists = 0
+
+    def get(self, key: Key) -> T | None:
+        """The object as last seen, or None."""
+        return self._held.get(key)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._held.values())
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def observe(self, raw: Json) -> T | None:
+        """Take in an object that the API server has just answered with."""
+        return self._put(raw)
+
+    def forget(self, key: Key, uid: str) -> None:
+        """Take in that the object of this uid is gone."""
+        self._deleted.add(uid)
+        held = self._held.get(key)
+        if held is not None and held.uid == uid:
+            self._drop(key)
+
+    async def run(self) -> None:
+        """List and watch for ever. Raises only what is a bug; a server that cannot be reached is asked again."""
+        delay = 0.5
+        while True:
+            try:
+                version = await self._list()
+                delay = 0.5
+                self.synced.set()
+                while True:
+                    version = await self._watch(version)
+            except Expired:
+                log.info("%s: the watch has expired, listing again", self.resource.plural)
+            except ApiError as error:
+                pause = max(error.retry_after, delay) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                log.warning("%s: listing again in %.1f s: %s", self.resource.plural, pause, error)
+                await asyncio.sleep(pause)
+                delay = min(delay * 2, 30.0)
+
+    async def _list(self) -> str:
+        self.lists += 1
+        seen: set[Key] = set()
+        uids: set[str] = set()
+        version = "0"
+        try:
+            async for page in self._api.list(self.resource):
+                version = page["metadata"]["resourceVersion"]
+                for raw in page["items"]:
+                    uids.add(raw["metadata"]["uid"])
+                    seen.add(_key(raw))
+                    self._put(raw)
+                self._heard()
+        except ApiError as error:
+            if error.status == GONE:
+                raise Expired from error
+            raise
+        self._deleted &= uids
+        for key in [key for key, held in self._held.items() if key not in seen and held.version <= int(version)]:
+            self._drop(key)
+        return version
+
+    async def _watch(self, version: str) -> str:
+        started = asyncio.get_running_loop().time()
+        stream = self._api.watch(self.resource, version, seconds=WATCH_SECONDS)
+        try:
+            async with asyncio.timeout(IDLE_LIMIT) as limit:
+                async for event in stream:
+                    limit.reschedule(self._heard() + IDLE_LIMIT)
+                    version = self._take(event)
+        except TimeoutError:
+            log.warning("%s: nothing heard for %.0f s, watching anew", self.resource.plural, IDLE_LIMIT)
+        except (aiohttp.ClientError, OSError) as error:
+            log.info("%s: the watch was cut (%r), watching anew", self.resource.plural, error)
+        finally:
+            await stream.aclose()
+        if asyncio.get_running_loop().time() - started < 1.0:
+            await asyncio.sleep(1.0)  # a server that ends each watch at once must not be asked thousands of times a second
+        return version
+
+    def _take(self, event: Json) -> str:
+        kind, raw = event["type"], event["object"]
+        if kind == "ERROR":
+            if raw.get("code") == GONE:
+                raise Expired
+            raise ApiError(raw.get("code", 0), raw.get("reason", "Unknown"), raw.get("message", ""))
+        if kind == "DELETED":
+            uid = raw["metadata"]["uid"]
+            self._deleted.discard(uid)
+            held = self._held.get(_key(raw))
+            if held is not None and held.uid == uid:
+                self._drop(_key(raw))
+        elif kind != "BOOKMARK":
+            self._put(raw)
+        version: str = raw["metadata"]["resourceVersion"]
+        return version
+
+    def _put(self, raw: Json) -> T | None:
+        key = _key(raw)
+        meta: dict[str, Any] = raw["metadata"]
+        old = self._held.get(key)
+        # Comparing resourceVersions as numbers is promised since Kubernetes 1.35 and was true of etcd before.
+        if meta["uid"] in self._deleted or (old is not None and old.version > int(meta["resourceVersion"])):
+            return old
+        new = self._project(raw, old)
+        if new is None:
+            if old is not None:
+                self._drop(key)
+            return None
+        self._held[key] = new
+        if old != new:
+            self._on_change(key, old, new)
+        return new
+
+    def _drop(self, key: Key) -> None:
+        old = self._held.pop(key)
+        self._on_change(key, old, None)
+
+    def _heard(self) -> float:
+        self.heard_at = asyncio.get_running_loop().time()
+        return self.heard_at
+
+
+def _key(raw: Json) -> Key:
+    meta: dict[str, Any] = raw["metadata"]
+    return meta.get("namespace", ""), meta["name"]

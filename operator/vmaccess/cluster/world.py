@@ -1,0 +1,153 @@
+"""Everything the operator knows of the cluster: one mirror for each kind, and which children relate to which grant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from vmaccess.cluster.api import (
+    CLUSTER_ROLES,
+    GRANTS,
+    NAMESPACES,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    Api,
+    Json,
+    Resource,
+)
+from vmaccess.cluster.mirror import Key, Mirror
+from vmaccess.policy import rules as rbac
+from vmaccess.policy.children import Child, Kind, Whose, project
+from vmaccess.policy.grant import Grant, read_grant
+from vmaccess.policy.namespaces import Namespace
+from vmaccess.policy.rules import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRole:
+    """A ClusterRole that a grant may trim."""
+
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    rules: Rules
+
+
+class Watcher(Protocol):
+    """Who is told what changes."""
+
+    def grant_changed(self, old: Grant | None, new: Grant | None) -> None: ...
+    def namespace_changed(self, old: Namespace | None, new: Namespace | None) -> None: ...
+    def base_role_changed(self, name: str) -> None: ...
+    def child_changed(self, old: Child | None, new: Child | None) -> None: ...
+
+
+class World:
+    """The mirrors, and an index of the children by grant and namespace."""
+
+    def __init__(self, api: Api, watcher: Watcher) -> None:
+        self._watcher = watcher
+        # By name of the grant, then by namespace: every child that has to do with it by name, label or ownerReference.
+        self._related: dict[str, dict[str, tuple[Child, ...]]] = {}
+        self.grants: Mirror[Grant] = Mirror(api, GRANTS, read_grant, lambda _, old, new: watcher.grant_changed(old, new))
+        self.namespaces: Mirror[Namespace] = Mirror(
+            api, NAMESPACES, _read_namespace, lambda _, old, new: watcher.namespace_changed(old, new)
+        )
+        self.base_roles: Mirror[BaseRole] = Mirror(
+            api, CLUSTER_ROLES, _read_base_role, lambda key, _, __: watcher.base_role_changed(key[1])
+        )
+        kinds: dict[Kind, Resource] = {Kind.SERVICE_ACCOUNT: SERVICE_ACCOUNTS, Kind.ROLE: ROLES, Kind.ROLE_BINDING: ROLE_BINDINGS}
+        self.children: dict[Kind, Mirror[Child]] = {
+            kind: Mirror(api, resource, partial(project, kind), self._child_changed) for kind, resource in kinds.items()
+        }
+
+    @property
+    def mirrors(self) -> tuple[Mirror[Any], ...]:
+        """Grants last: by the time they are known, everything they need is being read as well."""
+        return (self.namespaces, self.base_roles, *self.children.values(), self.grants)
+
+    async def synced(self) -> None:
+        """Wait until every mirror has been read once."""
+        await asyncio.gather(*(mirror.synced.wait() for mirror in self.mirrors))
+
+    def grant(self, name: str) -> Grant | None:
+        """A grant by name."""
+        return self.grants.get(("", name))
+
+    def namespace(self, name: str) -> Namespace | None:
+        """A namespace by name."""
+        return self.namespaces.get(("", name))
+
+    def base(self, name: str) -> Rules | None:
+        """The rules of a ClusterRole, or None where there is none of that name."""
+        role = self.base_roles.get(("", name))
+        return role.rules if role is not None else None
+
+    def account(self, namespace: str, name: str) -> Child | None:
+        """A ServiceAccount, whoever it belongs to."""
+        return self.children[Kind.SERVICE_ACCOUNT].get((namespace, name))
+
+    def related_grants(self) -> Iterable[str]:
+        """Names of all grants, existing or not, that some child relates to."""
+        return self._related.keys()
+
+    def related_namespaces(self, grant: str) -> Iterable[str]:
+        """Namespaces in which some child relates to the grant."""
+        return self._related.get(grant, {}).keys()
+
+    def related(self, grant: str, namespace: str | None = None) -> Iterable[Child]:
+        """Children that relate to the grant, in one namespace or in all."""
+        cells = self._related.get(grant, {})
+        if namespace is not None:
+            return cells.get(namespace, ())
+        return (child for cell in cells.values() for child in cell)
+
+    def bindings(self, grant: Grant) -> Iterable[Child]:
+        """RoleBindings that are the grant's own."""
+        return (
+            child
+            for child in self.related(grant.id.name)
+            if child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS
+        )
+
+    def _child_changed(self, key: Key, old: Child | None, new: Child | None) -> None:
+        if old is not None:
+            for name in old.relates_to():
+                self._replace(name, key[0], old, None)
+        if new is not None:
+            for name in new.relates_to():
+                self._replace(name, key[0], None, new)
+        self._watcher.child_changed(old, new)
+
+    def _replace(self, grant: str, namespace: str, old: Child | None, new: Child | None) -> None:
+        cells = self._related.setdefault(grant, {})
+        kept = tuple(
+            child for child in cells.get(namespace, ()) if old is None or (child.kind, child.name) != (old.kind, old.name)
+        )
+        cell = kept if new is None else (*kept, new)
+        if cell:
+            cells[namespace] = cell
+        else:
+            cells.pop(namespace, None)
+            if not cells:
+                del self._related[grant]
+
+
+def _read_namespace(raw: Json, known: Namespace | None) -> Namespace:  # noqa: ARG001 - a projection may look at what is known
+    meta = raw["metadata"]
+    return Namespace(
+        name=meta["name"],
+        uid=meta["uid"],
+        version=int(meta["resourceVersion"]),
+        labels=frozenset((meta.get("labels") or {}).items()),
+        terminating="deletionTimestamp" in meta,
+    )
+
+
+def _read_base_role(raw: Json, known: BaseRole | None) -> BaseRole:  # noqa: ARG001
+    meta = raw["metadata"]
+    return BaseRole(meta["name"], meta["uid"], int(meta["resourceVersion"]), rbac.parse(raw.get("rules")))

@@ -1,0 +1,1 @@
+"""The VMAccessGrant as a person writes it, and the CRD generated from it."""

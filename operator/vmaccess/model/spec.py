@@ -1,0 +1,325 @@
+"""The spec of a VMAccessGrant: the one source of its schema, its validation and its reference page.
+
+A rule that one object alone can break is stated here, as CEL for the CRD and as a check for the operator: admission may
+be off or older, so the operator never relies on it, and a test holds the two to the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, StrictBool
+
+from vmaccess.model.schema import LIST_TYPE, Distinct, MapBy, Model, Rule, SetOf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RBAC_GROUP = "rbac.authorization.k8s.io"
+
+# The API server reads patterns as RE2, pydantic with Rust's regex crate: both end a text at `$`, but `\s` and `\S` are
+# ASCII in one and Unicode in the other. So character classes are written out.
+# RFC 1123, as Kubernetes spells them for namespaces, ServiceAccounts and ClusterRoles.
+DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+NAMESPACE_GLOB = r"^[a-z0-9*?-]+$"
+LABEL_KEY = r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
+# The names RBAC itself accepts in a rule: `*`, `*/subresource`, `resource` and `resource/sub/resource`.
+RULE_GROUP = r"^(\*|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
+RULE_RESOURCE = r"^(\*|(\*/)?[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*)$"
+RULE_VERB = r"^(\*|[a-z]+)$"
+# RBAC role names are path segments: anything but `/` and `%`, and not `.` or `..` (kept out by the first character).
+ROLE_NAME = r"^[A-Za-z0-9:_-][^/%\x00-\x20\x7f]*$"
+# A user or group comes from an identity provider: any text without control characters and surrounding blanks.
+IDENTITY_NAME = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$"
+
+IN_WORDS: Mapping[str, str] = {
+    DNS_LABEL: "lower case letters, digits and '-', with a letter or digit at both ends",
+    DNS_SUBDOMAIN: "lower case letters, digits, '-' and '.', with a letter or digit at both ends and on both sides of a '.'",
+    NAMESPACE_GLOB: "lower case letters, digits, '-', and the wildcards '*' and '?'",
+    LABEL_KEY: "a label key such as team or example.com/team, of letters, digits, '-', '_' and '.'",
+    LABEL_VALUE: "letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+    RULE_GROUP: 'the name of an API group such as kubevirt.io, "" for the core group, or "*"',
+    RULE_RESOURCE: 'a resource such as virtualmachines, a subresource such as virtualmachineinstances/vnc, or "*"',
+    RULE_VERB: 'a verb in lower case letters such as get, or "*"',
+    ROLE_NAME: "the name of a ClusterRole: no blanks, '/' or '%', and a letter, digit, ':', '_' or '-' first",
+    IDENTITY_NAME: "a name without control characters and without blanks at its ends",
+}
+"""What a pattern asks for, as the end of the sentence `use …`."""
+
+NamespaceName = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63)]
+ServiceAccountName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
+NamespaceGlob = Annotated[str, Field(pattern=NAMESPACE_GLOB, min_length=1, max_length=63)]
+RuleGroup = Annotated[str, Field(pattern=RULE_GROUP, max_length=253)]
+RuleResource = Annotated[str, Field(pattern=RULE_RESOURCE, min_length=1, max_length=253)]
+RuleVerb = Annotated[str, Field(pattern=RULE_VERB, min_length=1, max_length=63)]
+LabelKey = Annotated[str, Field(pattern=LABEL_KEY, min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(pattern=LABEL_VALUE, max_length=63)]
+
+ApiGroups = Annotated[tuple[RuleGroup, ...], Field(min_length=1, max_length=50), SetOf()]
+Resources = Annotated[tuple[RuleResource, ...], Field(min_length=1, max_length=100), SetOf()]
+Verbs = Annotated[tuple[RuleVerb, ...], Field(min_length=1, max_length=20), SetOf()]
+
+DEFAULT_SERVICE_ACCOUNT = "every pod of a namespace runs as its ServiceAccount default unless told otherwise: name one of its own"
+SYSTEM_SUBJECT = "names that begin with system: belong to Kubernetes itself: name a user or group of your own"
+SERVICE_ACCOUNT_AS_USER = (
+    "this is how a ServiceAccount logs in, not how it is named here: use kind ServiceAccount with its own name and namespace"
+)
+
+
+class ServiceAccount(Model):
+    """A ServiceAccount that the grant creates, owns and removes; one that exists already is never taken over."""
+
+    validations = (
+        Rule(
+            cel="self.name != 'default'",
+            holds=lambda it: it.name != "default",
+            message=DEFAULT_SERVICE_ACCOUNT,
+            field="name",
+        ),
+    )
+
+    name: ServiceAccountName = Field(
+        description="Name of the ServiceAccount. `default` is refused: every pod of its namespace may run as it."
+    )
+    namespace: NamespaceName = Field(description="Namespace in which it is created. It need not be a granted one.")
+    automount_service_account_token: StrictBool | None = Field(
+        None, description="Whether pods that run as this ServiceAccount get its token mounted. False when absent."
+    )
+
+
+class Subject(Model):
+    """An identity that exists already, in the shape of a subject of RBAC."""
+
+    validations = (
+        Rule(
+            cel="self.kind != 'ServiceAccount' || has(self.__namespace__)",
+            holds=lambda it: it.kind != "ServiceAccount" or it.namespace is not None,
+            message="a subject of kind ServiceAccount needs its namespace: set namespace",
+            field="namespace",
+        ),
+        Rule(
+            cel="self.kind == 'ServiceAccount' || !has(self.__namespace__)",
+            holds=lambda it: it.kind == "ServiceAccount" or it.namespace is None,
+            message="only a subject of kind ServiceAccount has a namespace: remove namespace",
+            field="namespace",
+        ),
+        Rule(
+            cel="self.kind != 'ServiceAccount' || !has(self.apiGroup) || self.apiGroup == ''",
+            holds=lambda it: it.kind != "ServiceAccount" or not it.api_group,
+            message="a subject of kind ServiceAccount is in the core group: remove apiGroup",
+            field="apiGroup",
+        ),
+        Rule(
+            cel="self.kind == 'ServiceAccount' || !has(self.apiGroup) || self.apiGroup != ''",
+            holds=lambda it: it.kind == "ServiceAccount" or it.api_group != "",
+            message="a User or Group is in the group rbac.authorization.k8s.io: remove apiGroup",
+            field="apiGroup",
+        ),
+        Rule(
+            cel="self.kind != 'ServiceAccount' || self.name != 'default'",
+            holds=lambda it: it.kind != "ServiceAccount" or it.name != "default",
+            message=DEFAULT_SERVICE_ACCOUNT,
+            field="name",
+        ),
+        Rule(
+            cel=f"self.kind != 'ServiceAccount' || size(self.name) <= 253 && self.name.matches(r'{DNS_SUBDOMAIN}')",
+            holds=lambda it: it.kind != "ServiceAccount" or (len(it.name) <= 253 and bool(re.fullmatch(DNS_SUBDOMAIN, it.name))),
+            message=f"this is not the name of a ServiceAccount: use {IN_WORDS[DNS_SUBDOMAIN]}, at most 253 characters",
+            field="name",
+        ),
+        Rule(
+            cel="self.kind == 'ServiceAccount' || !self.name.startsWith('system:serviceaccount:')",
+            holds=lambda it: it.kind == "ServiceAccount" or not it.name.startswith("system:serviceaccount:"),
+            message=SERVICE_ACCOUNT_AS_USER,
+            field="name",
+        ),
+        Rule(
+            cel="self.kind == 'ServiceAccount' || !self.name.startsWith('system:')"
+            " || self.name.startsWith('system:serviceaccount:')",
+            holds=lambda it: (
+                it.kind == "ServiceAccount" or not it.name.startswith("system:") or it.name.startswith("system:serviceaccount:")
+            ),
+            message=SYSTEM_SUBJECT,
+            field="name",
+        ),
+    )
+
+    kind: Literal["User", "Group", "ServiceAccount"] = Field(description="User, Group or ServiceAccount.")
+    api_group: Literal["", "rbac.authorization.k8s.io"] | None = Field(
+        None,
+        description="API group of the kind; absent means the right one: rbac.authorization.k8s.io for User and Group, "
+        "the core group for ServiceAccount.",
+    )
+    name: Annotated[str, Field(pattern=IDENTITY_NAME, min_length=1, max_length=512)] = Field(
+        description="Name of the user, group or ServiceAccount, as the cluster's authentication spells it. "
+        "Names that begin with `system:` are refused."
+    )
+    namespace: NamespaceName | None = Field(None, description="Namespace of a ServiceAccount; absent for User and Group.")
+
+    def identity(self) -> tuple[str, str, str]:
+        """What makes two subjects the same: a missing and an explicit apiGroup are one."""
+        return self.kind, self.namespace or "", self.name
+
+
+SubjectList = Annotated[
+    tuple[Subject, ...],
+    Field(max_length=100),
+    Distinct(
+        "a.kind == b.kind && a.name == b.name"
+        " && (!has(a.__namespace__) || has(b.__namespace__) && a.__namespace__ == b.__namespace__)"
+    ),
+]
+
+
+class Requirement(Model):
+    """One expression of a label selector."""
+
+    validations = (
+        Rule(
+            cel="!(self.operator in ['In', 'NotIn']) || has(self.values) && size(self.values) > 0",
+            holds=lambda it: it.operator not in ("In", "NotIn") or bool(it.values),
+            message="the operators In and NotIn need at least one value: set values",
+            field="values",
+        ),
+        Rule(
+            cel="self.operator in ['In', 'NotIn'] || !has(self.values) || size(self.values) == 0",
+            holds=lambda it: it.operator in ("In", "NotIn") or not it.values,
+            message="the operators Exists and DoesNotExist take no values: remove values",
+            field="values",
+        ),
+    )
+
+    key: LabelKey = Field(description="Label key that the expression is about.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="In, NotIn, Exists or DoesNotExist.")
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=100), SetOf()] | None = Field(
+        None, description="Values for In and NotIn (at least one); absent for Exists and DoesNotExist."
+    )
+
+
+# A structural schema has no word for the keys of a map.
+LABEL_KEYS = Rule(
+    cel=f"self.all(key, size(key) <= 317 && key.matches(r'{LABEL_KEY}'))",
+    holds=lambda labels: all(len(key) <= 317 and re.fullmatch(LABEL_KEY, key) for key in labels),
+    message=f"a key is not a label key: use {IN_WORDS[LABEL_KEY]}",
+)
+
+
+# The API server would drop a label whose value is null, and the selector would select more than was written. So null is
+# let through to a rule that refuses it.
+LABEL_VALUES = Rule(
+    cel="self.all(key, type(self[key]) == string)",
+    holds=lambda labels: None not in labels.values(),
+    message='a label has no value: set it, "" for the empty one',
+)
+MatchLabels = Annotated[
+    dict[str, Annotated[LabelValue, Field(json_schema_extra={"nullable": True})]],
+    Field(max_length=100),
+    LABEL_KEYS,
+    LABEL_VALUES,
+]
+
+
+class LabelSelector(Model):
+    """A Kubernetes label selector over namespaces. `{}` selects every namespace that is not protected."""
+
+    match_labels: MatchLabels | None = Field(None, description="Labels that a namespace must carry, all of them.")
+    match_expressions: (
+        Annotated[tuple[Requirement, ...], Field(max_length=100, json_schema_extra={LIST_TYPE: "atomic"})] | None
+    ) = Field(None, description="Expressions that must all hold.")
+
+
+class RuleEntry(Model):
+    """An entry of keep or drop: nothing but sets of names."""
+
+    def identity(self) -> tuple[frozenset[str] | None, ...]:
+        """What makes two entries the same; in CEL, too, the order inside a set does not matter."""
+        return tuple(None if names is None else frozenset(names) for _, names in self)
+
+
+class KeepRule(RuleEntry):
+    """Rights to keep of the base role, written like a rule of RBAC."""
+
+    api_groups: ApiGroups | None = Field(None, description='API groups; absent means any, "" is the core group.')
+    resources: Resources = Field(
+        description="Resources and subresources, such as virtualmachines or virtualmachineinstances/vnc. "
+        'Any resource is written "*".'
+    )
+    verbs: Verbs = Field(description='Verbs. Any verb is written "*".')
+
+
+class DropRule(RuleEntry):
+    """Rights to take out of the role. An absent field means any."""
+
+    validations = (
+        Rule(
+            cel="has(self.apiGroups) || has(self.resources) || has(self.verbs)",
+            holds=lambda it: it.api_groups is not None or it.resources is not None or it.verbs is not None,
+            message="an empty entry would drop everything: name apiGroups, resources or verbs",
+        ),
+    )
+
+    api_groups: ApiGroups | None = Field(None, description='API groups; absent means any, "" is the core group.')
+    resources: Resources | None = Field(
+        None, description="Resources and subresources; absent means any. A resource's subresources are named apart from it."
+    )
+    verbs: Verbs | None = Field(None, description="Verbs; absent means any.")
+
+
+class Role(Model):
+    """What is granted: the live base role, trimmed."""
+
+    kind: Literal["Role"] | None = Field(None, description="Role (default): one Role in each granted namespace.")
+    from_: Annotated[str, Field(pattern=ROLE_NAME, min_length=1, max_length=253)] | None = Field(
+        None, alias="from", description="ClusterRole that is trimmed, read live and followed. kubevirt.io:admin when absent."
+    )
+    preset: Literal["View"] | None = Field(
+        None, description="A named set of rights to keep of the base. View when neither preset nor keep is given."
+    )
+    keep: Annotated[tuple[KeepRule, ...], Field(min_length=1, max_length=50), Distinct("a == b")] | None = Field(
+        None, description="Rights to keep of the base; with a preset, in addition to it. Never more than the base has."
+    )
+    drop: Annotated[tuple[DropRule, ...], Field(min_length=1, max_length=50), Distinct("a == b")] | None = Field(
+        None, description="Rights to take out; drop always wins over preset and keep."
+    )
+
+
+class Spec(Model):
+    """Who gets what, where."""
+
+    validations = (
+        Rule(
+            cel="has(self.serviceAccounts) && size(self.serviceAccounts) > 0 || has(self.subjects) && size(self.subjects) > 0",
+            holds=lambda it: bool(it.service_accounts or it.subjects),
+            message="nobody is named: add at least one entry to serviceAccounts or subjects",
+        ),
+        Rule(
+            cel="has(self.namespaces) && size(self.namespaces) > 0 || has(self.namespaceSelector)",
+            holds=lambda it: bool(it.namespaces) or it.namespace_selector is not None,
+            message="no namespace is named: add at least one entry to namespaces, or a namespaceSelector",
+        ),
+    )
+
+    service_accounts: Annotated[tuple[ServiceAccount, ...], Field(max_length=100), MapBy(("namespace", "name"))] | None = Field(
+        None, description="ServiceAccounts that are created for the grant, owned by it and removed with it."
+    )
+    subjects: SubjectList | None = Field(None, description="Existing users, groups and ServiceAccounts that get the access.")
+    namespaces: Annotated[tuple[NamespaceName, ...], Field(max_length=5000), SetOf()] | None = Field(
+        None, description="Namespaces in which access is granted. One that does not exist yet is granted when it appears."
+    )
+    namespace_selector: LabelSelector | None = Field(
+        None,
+        description="Selects further namespaces by label; a change of labels is followed at once. "
+        "Protected namespaces are never selected.",
+    )
+    exclude_namespaces: Annotated[tuple[NamespaceGlob, ...], Field(max_length=500), SetOf()] | None = Field(
+        None,
+        description="Names and globs (* and ?) of namespaces in which nothing is granted. "
+        "Wins over namespaces and namespaceSelector.",
+    )
+    role: Role | None = Field(None, description="What is granted. When absent: preset View of kubevirt.io:admin.")
+    suspend: StrictBool | None = Field(
+        None, description="True takes all access away and keeps the grant and its ServiceAccounts; false or absent gives it back."
+    )

@@ -1,0 +1,129 @@
+"""The process: kopf for its life cycle and for the watch on grants, and the tasks that do the work, all supervised.
+
+kopf gets one low-level handler that only wakes the queue: with its other kinds of handlers it would patch every grant (a
+finalizer and an annotation holding a copy of the spec), and it never reports what was deleted while its watch was down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import kopf
+from kubernetes.aio.client import Configuration
+
+from vmaccess.cluster.api import Api, ApiError
+from vmaccess.cluster.credentials import load
+from vmaccess.controller import Controller
+from vmaccess.health import serve
+from vmaccess.policy.children import API_VERSION, GROUP, PLURAL, VERSION
+from vmaccess.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Unusable(Exception):
+    """The cluster lacks what the operator cannot do without; the message says what and how to get it."""
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set. Raises what ended any of the tasks: one that ends, ends the process."""
+    config = await load(settings)
+    async with Api(config, connections=settings.workers + 20) as api:
+        await _check(api)
+        controller = Controller(api, protected=settings.protected)
+        async with serve(controller, settings.health_host, settings.health_port):
+            work: dict[str, Coroutine[Any, Any, None]] = {
+                "kopf": kopf.operator(
+                    registry=_registry(controller, config),
+                    settings=_kopf_settings(),
+                    clusterwide=True,
+                    standalone=True,
+                    stop_flag=stop,
+                ),
+                "start": controller.start(),
+                **{f"mirror of {mirror.resource.plural}": mirror.run() for mirror in controller.world.mirrors},
+                **{f"worker {number}": controller.work() for number in range(settings.workers)},
+            }
+            await _supervise(work, stop)
+            await controller.events.drain()
+
+
+async def _supervise(work: dict[str, Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    tasks = {asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()}
+    try:
+        running = {stopping, *tasks}
+        while True:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                if (error := task.exception()) is not None:
+                    raise RuntimeError(f"the task {task.get_name()!r} failed: {error!r}") from error
+                if task.get_name() != "start" and not stop.is_set():
+                    raise RuntimeError(f"the task {task.get_name()!r} ended by itself")
+            if stopping in done:
+                return
+    finally:
+        for task in (stopping, *tasks):
+            task.cancel()
+        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+
+
+async def _check(api: Api) -> None:
+    """Fail at once where the CRD is missing: kopf would only warn, and then serve nothing."""
+    try:
+        found = await api.get(f"/apis/{API_VERSION}")
+    except ApiError as error:
+        if error.status == 404:
+            raise Unusable(
+                f"the CustomResourceDefinition {PLURAL}.{GROUP} is not installed: apply crds/{PLURAL}.yaml first"
+            ) from error
+        raise Unusable(f"the API server cannot be used: {error}") from error
+    if not any(resource["name"] == PLURAL for resource in found["resources"]):
+        raise Unusable(f"the API server does not serve {PLURAL} in {API_VERSION}: apply crds/{PLURAL}.yaml of this version")
+
+
+def _registry(controller: Controller, config: Configuration) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        """The same identity as our own client's, asked again whenever the API server refuses the old token."""
+        bearer = (await config.auth_settings()).get("BearerToken")
+        scheme, _, token = (bearer["value"] if bearer else "").partition(" ")
+        return kopf.ConnectionInfo(
+            server=config.host,
+            ca_path=config.ssl_ca_cert,
+            insecure=None if config.verify_ssl else True,
+            scheme=scheme.capitalize() if token else None,
+            token=token or None,
+            certificate_path=config.cert_file,
+            private_key_path=config.key_file,
+            proxy_url=config.proxy,
+        )
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def wake(name: str | None, **_: Any) -> None:
+        """Only wake: the mirror is the truth, also about what was deleted unseen."""
+        if name is not None:
+            controller.wake(name)
+
+    return registry
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # our Events are our own
+    settings.peering.standalone = True
+    settings.scanning.disabled = True  # no watch of every CRD and namespace: the one resource is named
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = (0.5, 1, 2, 4, 8)
+    settings.watching.server_timeout = 300
+    settings.watching.inactivity_timeout = 90
+    settings.queueing.idle_timeout = 1
+    settings.persistence.finalizer = f"{GROUP}/unused"  # never set; kopf's default name is shared by all its operators
+    settings.process.ultimate_exiting_timeout = None
+    return settings

@@ -1,0 +1,322 @@
+"""The objects a grant owns: how they are named and marked, how they are read back, and whose an observed one is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from vmaccess.model.spec import RBAC_GROUP
+from vmaccess.policy import rules as rbac
+from vmaccess.policy.rules import Rules
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+GROUP, VERSION, KIND, PLURAL = "vmaccess.dev", "v1alpha1", "VMAccessGrant", "vmaccessgrants"
+API_VERSION = f"{GROUP}/{VERSION}"
+MANAGED_BY_LABEL, MANAGED_BY = "app.kubernetes.io/managed-by", "vmaccess"
+GRANT_LABEL, UID_LABEL = f"{GROUP}/grant", f"{GROUP}/grant-uid"
+NAME_PREFIX = "vmaccess:"
+
+
+class Kind(StrEnum):
+    """The kinds of children."""
+
+    SERVICE_ACCOUNT = "ServiceAccount"
+    ROLE = "Role"
+    ROLE_BINDING = "RoleBinding"
+
+
+class Whose(StrEnum):
+    """What an observed object is to a grant."""
+
+    OURS = "ours"
+    EARLIER = "of an earlier grant of the same name"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantId:
+    """A grant's name and uid: what its children are marked with."""
+
+    name: str
+    uid: str
+
+    @property
+    def child_name(self) -> str:
+        """Name of the Role and of the RoleBinding in every granted namespace."""
+        return NAME_PREFIX + self.name
+
+    def labels(self) -> dict[str, str]:
+        """The fixed label set. The grant's own labels are never copied: Argo CD would prune the copies."""
+        return {MANAGED_BY_LABEL: MANAGED_BY, GRANT_LABEL: self.name, UID_LABEL: self.uid}
+
+    def owner_reference(self) -> Json:
+        """What lets the garbage collector revoke with the operator gone."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One ownerReference, as far as ownership is decided by it."""
+
+    api_group: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool
+    blocks: bool
+
+    @property
+    def is_grant(self) -> bool:
+        """Whether it points to a VMAccessGrant."""
+        return self.api_group == GROUP and self.kind == KIND
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A subject of a RoleBinding, with the apiGroup that RBAC defaults filled in."""
+
+    kind: str
+    name: str
+    namespace: str = ""
+    api_group: str = ""
+
+    def render(self) -> Json:
+        """RBAC's JSON shape."""
+        raw = {"kind": self.kind, "name": self.name}
+        if self.namespace:
+            raw["namespace"] = self.namespace
+        if self.api_group:
+            raw["apiGroup"] = self.api_group
+        return raw
+
+
+Subjects = tuple[Subject, ...]
+
+
+def service_account_subject(namespace: str, name: str) -> Subject:
+    """The subject that stands for a ServiceAccount."""
+    return Subject("ServiceAccount", name, namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountContent:
+    """What a ServiceAccount of ours says. `automount` is None where it is left to Kubernetes' default, true."""
+
+    automount: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoleContent:
+    """The rules of a Role."""
+
+    rules: Rules
+
+
+@dataclass(frozen=True, slots=True)
+class BindingContent:
+    """Whom a RoleBinding binds to what."""
+
+    role_kind: str
+    role_name: str
+    subjects: Subjects
+
+
+Content = AccountContent | RoleContent | BindingContent
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """An observed ServiceAccount, Role or RoleBinding, projected to what a decision needs.
+
+    `version` and `created` do not take part in comparison: a write that changes nothing we look at is no change.
+    `remembered` is the owner it had when its marks were last intact, carried over for as long as its own uid lives, so
+    that stripping every mark from a child does not set it free.
+    """
+
+    kind: Kind
+    namespace: str
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    created: str = field(compare=False)
+    deleting: bool
+    finalizers: tuple[str, ...]
+    label_managed_by: str
+    label_grant: str
+    label_uid: str
+    owners: tuple[Owner, ...]
+    content: Content
+    remembered: GrantId | None = None
+
+    @property
+    def marked_label(self) -> GrantId | None:
+        """The grant that the labels name."""
+        if self.label_managed_by == MANAGED_BY and self.label_uid:
+            return GrantId(self.label_grant, self.label_uid)
+        return None
+
+    @property
+    def marked_owner(self) -> GrantId | None:
+        """The grant that the ownerReferences name."""
+        return next((GrantId(owner.name, owner.uid) for owner in self.owners if owner.is_grant), None)
+
+    def relates_to(self) -> set[str]:
+        """Names of the grants that this object may have to do with: by name, by label, by ownerReference."""
+        names = {mark.name for mark in (self.marked_label, self.marked_owner, self.remembered) if mark and mark.name}
+        if self.kind is not Kind.SERVICE_ACCOUNT and self.name.startswith(NAME_PREFIX):
+            names.add(self.name.removeprefix(NAME_PREFIX).split(":", 1)[0])
+        return names
+
+    def whose(self, grant: GrantId) -> Whose:
+        """Whether the object is this grant's.
+
+        A Role or RoleBinding is ours by its label or by its ownerReference. A ServiceAccount needs both, because whoever
+        planted it may hold its token; one that we ourselves saw with both is known by its own uid.
+        """
+        marks = [mark for mark in (self.marked_label, self.marked_owner) if mark is not None]
+        if self.remembered is not None and self.remembered.uid == grant.uid:
+            return Whose.OURS
+        if self.kind is Kind.SERVICE_ACCOUNT:
+            if len(marks) < 2 or marks[0].uid != marks[1].uid:
+                return Whose.FOREIGN
+            marks = marks[:1]
+        if any(mark.uid == grant.uid for mark in marks):
+            return Whose.OURS
+        if any(mark.name == grant.name for mark in marks):
+            return Whose.EARLIER
+        return Whose.FOREIGN
+
+    def marks_intact(self, grant: GrantId) -> bool:
+        """Whether labels, ownerReferences and finalizers are as we write them; anything else is drift."""
+        return (
+            self.marked_label == grant
+            and len(self.owners) == 1
+            and self.owners[0] == Owner(GROUP, KIND, grant.name, grant.uid, controller=True, blocks=True)
+            and not self.finalizers
+        )
+
+
+@lru_cache(maxsize=4096)
+def _shared(value: T) -> T:
+    """The first of equal values: a thousand Roles of one grant hold one tuple of rules."""
+    return value
+
+
+def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | None:
+    """Read one object of the API, or None where it can have nothing to do with any grant.
+
+    `known` is what the mirror held under the same key; its ownership is remembered while the uid stays the same.
+    ServiceAccounts are all read, because any name may be listed by a grant.
+    """
+    meta = raw["metadata"]
+    labels = meta.get("labels") or {}
+    child = Child(
+        kind=kind,
+        namespace=meta.get("namespace", ""),
+        name=meta["name"],
+        uid=meta["uid"],
+        version=int(meta["resourceVersion"]),
+        created=meta.get("creationTimestamp") or "",
+        deleting="deletionTimestamp" in meta,
+        finalizers=tuple(meta.get("finalizers") or ()),
+        label_managed_by=_shared(labels.get(MANAGED_BY_LABEL, "")),
+        label_grant=_shared(labels.get(GRANT_LABEL, "")),
+        label_uid=_shared(labels.get(UID_LABEL, "")),
+        owners=_shared(tuple(_owner(owner) for owner in meta.get("ownerReferences") or ())),
+        content=_shared(_CONTENT[kind](raw)),
+        remembered=_remembered(known, meta["uid"]),
+    )
+    if kind is Kind.SERVICE_ACCOUNT or child.relates_to():
+        return child
+    return None
+
+
+def _remembered(known: Child | None, uid: str) -> GrantId | None:
+    if known is None or known.uid != uid:
+        return None
+    if known.remembered is not None:
+        return known.remembered
+    label, owner = known.marked_label, known.marked_owner
+    return _shared(label) if label is not None and label == owner else None
+
+
+def _owner(raw: Mapping[str, Any]) -> Owner:
+    group, _, _ = raw.get("apiVersion", "").rpartition("/")
+    return Owner(
+        group,
+        raw.get("kind", ""),
+        raw.get("name", ""),
+        raw.get("uid", ""),
+        bool(raw.get("controller")),
+        bool(raw.get("blockOwnerDeletion")),
+    )
+
+
+def _account(raw: Mapping[str, Any]) -> Content:
+    return AccountContent(raw.get("automountServiceAccountToken"))
+
+
+def _role(raw: Mapping[str, Any]) -> Content:
+    return RoleContent(rbac.parse(raw.get("rules")))
+
+
+def _binding(raw: Mapping[str, Any]) -> Content:
+    ref = raw.get("roleRef") or {}
+    subjects = tuple(
+        Subject(
+            kind=subject.get("kind", ""),
+            name=subject.get("name", ""),
+            namespace=subject.get("namespace", ""),
+            api_group=subject.get("apiGroup") or ("" if subject.get("kind") == "ServiceAccount" else RBAC_GROUP),
+        )
+        for subject in raw.get("subjects") or ()
+    )
+    return BindingContent(ref.get("kind", ""), ref.get("name", ""), subjects)
+
+
+_CONTENT: dict[Kind, Callable[[Mapping[str, Any]], Content]] = {
+    Kind.SERVICE_ACCOUNT: _account,
+    Kind.ROLE: _role,
+    Kind.ROLE_BINDING: _binding,
+}
+
+
+def body(kind: Kind, grant: GrantId, namespace: str, name: str, content: Content) -> Json:
+    """The whole object as it is created."""
+    return {
+        "apiVersion": "v1" if kind is Kind.SERVICE_ACCOUNT else f"{RBAC_GROUP}/v1",
+        "kind": str(kind),
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": grant.labels(),
+            "ownerReferences": [grant.owner_reference()],
+        },
+        **fields(content),
+    }
+
+
+def fields(content: Content) -> Json:
+    """The part of the object beside its metadata."""
+    match content:
+        case AccountContent(automount):
+            return {"automountServiceAccountToken": automount}
+        case RoleContent(rules):
+            return {"rules": rbac.render(rules)}
+        case BindingContent(role_kind, role_name, subjects):
+            return {
+                "roleRef": {"apiGroup": RBAC_GROUP, "kind": role_kind, "name": role_name},
+                "subjects": [subject.render() for subject in subjects],
+            }

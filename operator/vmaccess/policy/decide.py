@@ -1,0 +1,128 @@
+"""What is to be done in one namespace, or for one ServiceAccount, of one grant: intent and place brought together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from vmaccess.model.problems import Problems
+from vmaccess.policy.access import Access, grant_step, withdraw_step
+from vmaccess.policy.accounts import account_step, remove_account_step
+from vmaccess.policy.children import Child, GrantId, Kind, Subjects, Whose, service_account_subject
+from vmaccess.policy.grant import Grant, Hold, Intent, Leave, Take
+from vmaccess.policy.namespaces import Globs, Namespace, Place
+from vmaccess.policy.reasons import Reason
+from vmaccess.policy.report import Outcome, State
+from vmaccess.policy.steps import Refused, Settled, Step, Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next step, and what there is to report should it be the last; `outcome` None means: nothing worth counting."""
+
+    step: Step
+    outcome: Outcome | None
+
+
+GRANTED, PENDING, REVOKING = Outcome(State.GRANTED), Outcome(State.PENDING), Outcome(State.REVOKING)
+
+
+def decide_namespace(
+    grant: Grant, intent: Intent, access: Access | None, where: tuple[str, Place], observed: Collection[Child]
+) -> Decision:
+    """The decision for the namespace and place in `where`, given all Roles and RoleBindings there that relate to the grant.
+
+    `access` is None while it is not known yet which of the grant's ServiceAccounts are there to be bound.
+    """
+    name, place = where
+    match intent:
+        case Leave():
+            return Decision(Settled(), None)
+        case Take():
+            return _withdrawal(grant.id, observed)
+    match place:
+        case Place.OUTSIDE:
+            return _withdrawal(grant.id, observed)
+        case Place.PROTECTED:
+            decision = _withdrawal(grant.id, observed)
+            if not isinstance(decision.step, Settled):
+                return decision
+            return _refusal(Refused(Reason.PROTECTED_NAMESPACE, _protected(name)))
+        case Place.MISSING:
+            return _refusal(
+                Refused(Reason.NAMESPACE_NOT_FOUND, f"namespace {name!r} does not exist: it is granted at once when it appears")
+            )
+        case Place.TERMINATING:
+            return Decision(Settled(), None)
+    if isinstance(intent, Hold):
+        bound = any(child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS for child in observed)
+        if bound:
+            return Decision(Settled(), GRANTED)
+        return Decision(Settled(), PENDING if place is Place.SELECTED else None)
+    if access is None:
+        return Decision(Wait("the ServiceAccounts come first"), PENDING)
+    if not access.subjects:
+        decision = _withdrawal(grant.id, observed)
+        return Decision(decision.step, PENDING)
+    step = grant_step(grant.id, name, access, observed)
+    match step:
+        case Settled():
+            return Decision(step, GRANTED)
+        case Refused():
+            return _refusal(step)
+    return Decision(step, PENDING)
+
+
+def decide_account(
+    grant: Grant, intent: Intent, where: tuple[str, str], namespace: Namespace | None, protected: Globs, observed: Child | None
+) -> Decision:
+    """The decision for the ServiceAccount whose namespace and name are in `where`."""
+    place, name = where
+    if isinstance(intent, Leave | Hold):
+        return Decision(Settled(), None)
+    listed = grant.accounts.get(where)
+    if isinstance(grant.spec, Problems) and not (isinstance(intent, Take) and intent.accounts):
+        return Decision(Settled(), None)  # which ServiceAccounts are wanted cannot be read, so none is touched
+    if listed is None or (isinstance(intent, Take) and intent.accounts):
+        step = remove_account_step(grant.id, observed)
+        return Decision(step, None if isinstance(step, Settled) else REVOKING)
+    if place in protected:
+        return _refusal(Refused(Reason.PROTECTED_NAMESPACE, f"ServiceAccount {name!r}: {_protected(place)}"))
+    if namespace is None:
+        return _refusal(
+            Refused(
+                Reason.NAMESPACE_NOT_FOUND,
+                f"ServiceAccount {name!r}: namespace {place!r} does not exist: it is made at once when it appears",
+            )
+        )
+    if namespace.terminating:
+        return _refusal(Refused(Reason.NAMESPACE_NOT_FOUND, f"ServiceAccount {name!r}: namespace {place!r} is being deleted"))
+    step = account_step(grant.id, place, name, bool(listed.automount_service_account_token), observed)
+    match step:
+        case Settled():
+            return Decision(step, GRANTED)
+        case Refused():
+            return _refusal(step)
+    return Decision(step, PENDING)
+
+
+def bound_accounts(grant: Grant, observed: Callable[[str, str], Child | None]) -> Subjects:
+    """Subjects for those listed ServiceAccounts that are there and ours; no other is ever bound."""
+    return tuple(
+        service_account_subject(*key)
+        for key in grant.accounts
+        if (child := observed(*key)) is not None and child.whose(grant.id) is Whose.OURS
+    )
+
+
+def _withdrawal(grant: GrantId, observed: Collection[Child]) -> Decision:
+    step = withdraw_step(grant, observed)
+    return Decision(step, None if isinstance(step, Settled) else REVOKING)
+
+
+def _refusal(step: Refused) -> Decision:
+    return Decision(step, Outcome(State.FAILED, step.reason, step.message))
+
+
+def _protected(name: str) -> str:
+    return f"namespace {name!r} is protected: remove it from the grant, or from the operator's --protected-namespaces"

@@ -1,0 +1,159 @@
+"""A grant as the mirror holds it, and what it asks for as a whole, before any one namespace is looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from vmaccess.model.grant import Withdrawals, read_spec, withdrawals
+from vmaccess.model.problems import Problems
+from vmaccess.model.spec import RBAC_GROUP, ServiceAccount, Spec
+from vmaccess.policy import rules as rbac
+from vmaccess.policy.children import GrantId, Subject, Subjects
+from vmaccess.policy.reasons import Reason
+from vmaccess.policy.role import InvalidRole, Trimmed, trim
+from vmaccess.policy.rules import Rules
+
+DEFAULT_BASE = "kubevirt.io:admin"
+
+
+class Deletion(Enum):
+    """How far a grant is on its way out, and what is to become of its children."""
+
+    NONE = "none"
+    REVOKE = "deleted in the foreground: its children go first"
+    ORPHAN = "deleted with --cascade=orphan: its children stay"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One VMAccessGrant, read once for every version of it that the watch brings."""
+
+    id: GrantId
+    version: int = field(compare=False)
+    generation: int
+    deletion: Deletion
+    spec: Spec | Problems
+    limits: Withdrawals
+    status: Mapping[str, Any]
+
+    @property
+    def uid(self) -> str:
+        """The grant's own uid."""
+        return self.id.uid
+
+    @property
+    def base(self) -> str:
+        """Name of the ClusterRole that is trimmed."""
+        role = self.spec.role if isinstance(self.spec, Spec) else None
+        return (role.from_ if role is not None else None) or DEFAULT_BASE
+
+    @property
+    def accounts(self) -> dict[tuple[str, str], ServiceAccount]:
+        """The listed ServiceAccounts by namespace and name; none where the spec cannot be read."""
+        listed = self.spec.service_accounts or () if isinstance(self.spec, Spec) else ()
+        return {(account.namespace, account.name): account for account in listed}
+
+
+def read_grant(raw: Mapping[str, Any], known: Grant | None) -> Grant:
+    """Project one VMAccessGrant; what `known` already understood of the same generation is not read again."""
+    meta = raw["metadata"]
+    grant_id = GrantId(meta["name"], meta["uid"])
+    generation = meta.get("generation", 0)
+    unchanged = known is not None and known.id == grant_id and known.generation == generation
+    return Grant(
+        id=grant_id,
+        version=int(meta["resourceVersion"]),
+        generation=generation,
+        deletion=_deletion(meta),
+        spec=known.spec if known is not None and unchanged else read_spec(raw),
+        limits=known.limits if known is not None and unchanged else withdrawals(raw),
+        status=raw.get("status") or {},
+    )
+
+
+def _deletion(meta: Mapping[str, Any]) -> Deletion:
+    if "deletionTimestamp" not in meta:
+        return Deletion.NONE
+    return Deletion.ORPHAN if "orphan" in (meta.get("finalizers") or ()) else Deletion.REVOKE
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """The grant gives these rights where it selects; `subjects` are the existing ones, its own ServiceAccounts come on top."""
+
+    trimmed: Trimmed
+    subjects: Subjects
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Every right of the grant goes. With `accounts` the ServiceAccounts go too, else they stay as identities without rights."""
+
+    reason: Reason
+    message: str
+    accounts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing is given and nothing is taken, except where a namespace is excluded or no longer selected."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nothing at all is touched any more: the children are no longer managed."""
+
+
+Intent = Give | Take | Hold | Leave
+
+
+def intent(grant: Grant, base: Rules | None) -> Intent:
+    """What a grant asks for. `base` are the rules of the ClusterRole it trims, None where there is no such role.
+
+    What takes access away comes first, whatever else is invalid or missing.
+    """
+    match grant.deletion:
+        case Deletion.ORPHAN:
+            return Leave()
+        case Deletion.REVOKE:
+            return Take(Reason.DELETED, "the grant is being deleted", accounts=True)
+    if grant.limits.suspend:
+        return Take(Reason.SUSPENDED, "spec.suspend is true: the access is taken away, the ServiceAccounts stay")
+    if isinstance(grant.spec, Problems):
+        return Hold(Reason.INVALID_SPEC, grant.spec.summary())
+    if base is None:
+        return Hold(
+            Reason.BASE_ROLE_NOT_FOUND,
+            f"the ClusterRole {grant.base!r} of spec.role.from does not exist: install KubeVirt or correct the name; "
+            f"nothing is created and nothing is removed until it appears",
+        )
+    try:
+        trimmed = trim(base, grant.spec.role)
+    except InvalidRole as invalid:
+        return Hold(Reason.INVALID_SPEC, f"spec.{invalid.field}: {invalid.message}")
+    if not trimmed.rules:
+        return Take(
+            Reason.ROLE_EMPTY,
+            f"the ClusterRole {grant.base!r} has none of the rights that spec.role keeps any more: the access is taken away until it has",
+        )
+    return Give(trimmed, _subjects(grant.spec))
+
+
+def _subjects(spec: Spec) -> Subjects:
+    return tuple(
+        Subject(subject.kind, subject.name, subject.namespace or "", "" if subject.kind == "ServiceAccount" else RBAC_GROUP)
+        for subject in spec.subjects or ()
+    )
+
+
+def rules_hash(rules: Rules) -> str:
+    """A short fingerprint of rules, the same for the same rights."""
+    return hashlib.sha256(json.dumps(rbac.render(rules), sort_keys=True).encode()).hexdigest()[:12]

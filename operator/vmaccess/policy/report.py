@@ -1,0 +1,218 @@
+"""The status of a grant, computed from what is known of its namespaces. Conditions follow kstatus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from vmaccess.model.spec import Spec
+from vmaccess.model.status import (
+    MAX_FAILURES,
+    Condition,
+    Failure,
+    Namespaces,
+    RoleStatus,
+    ServiceAccountStatus,
+    Status,
+)
+from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, rules_hash
+from vmaccess.policy.reasons import STALLING, ConditionType, Reason, Warned
+
+ScopedName = tuple[str, str]
+
+
+class State(Enum):
+    """What a namespace or a ServiceAccount of a grant has come to."""
+
+    GRANTED = "granted"
+    PENDING = "pending"
+    FAILED = "failed"
+    REVOKING = "revoking"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A state, and for what has failed the reason and a message for a person."""
+
+    state: State
+    reason: Reason | None = None
+    message: str = ""
+
+
+def failed(wanted: Outcome | None, reason: Reason, message: str) -> Outcome:
+    """What has come of a try that failed; a revocation that failed is a failure of its own kind, whatever stood in its way."""
+    if wanted is not None and wanted.state is State.REVOKING:
+        return Outcome(State.REVOKING, Reason.REVOCATION_FAILED, message)
+    return Outcome(State.FAILED, reason, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a status is computed from, beside the grant itself.
+
+    `namespaces` and `accounts` hold an outcome for all that is selected or listed, and for what should be gone and is not.
+    `bound` is the number of namespaces in which a RoleBinding of the grant exists, `owned` the ServiceAccounts that are its own.
+    """
+
+    intent: Intent
+    namespaces: Mapping[str, Outcome]
+    accounts: Mapping[ScopedName, Outcome]
+    bound: int
+    owned: tuple[ScopedName, ...]
+
+    @property
+    def moving(self) -> bool:
+        """Whether something is being worked on, so that the next status is not the last."""
+        return any(
+            outcome.state in (State.PENDING, State.REVOKING) for outcome in (*self.namespaces.values(), *self.accounts.values())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    reason: str
+    message: str
+
+
+def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
+    """The status as JSON. `now` (RFC 3339) dates the conditions that change; the others keep their date."""
+    counts = Counter(outcome.state for outcome in facts.namespaces.values())
+    selected = len(facts.namespaces) - counts[State.REVOKING]
+    granted = counts[State.GRANTED]
+    failures = sorted(_failures(facts), key=lambda failure: (failure.namespace, failure.reason, failure.message))
+
+    stalled = _stalled(facts, failures)
+    reconciling = None if stalled else _reconciling(facts, failures, counts)
+    words: dict[str, tuple[bool, _Word]] = {
+        ConditionType.READY: (not (stalled or reconciling), stalled or reconciling or _done(facts, granted, selected)),
+        ConditionType.ACTIVE: (facts.bound > 0, _active(facts, selected)),
+    }
+    for kind, word in ((ConditionType.RECONCILING, reconciling), (ConditionType.STALLED, stalled)):
+        if word is not None:
+            words[kind] = (True, word)
+    for kind, message in _warnings(grant, facts):
+        words[kind] = (True, _Word(kind, message))
+
+    status = Status(
+        observed_generation=grant.generation,
+        conditions=tuple(_condition(kind, *word, grant=grant, now=now) for kind, word in words.items()),
+        namespaces=Namespaces(
+            selected=selected,
+            granted=granted,
+            pending=counts[State.PENDING],
+            failed=counts[State.FAILED],
+            revoking=counts[State.REVOKING],
+            summary=f"{granted}/{selected}",
+        ),
+        failures=tuple(failures[:MAX_FAILURES]) or None,
+        service_accounts=tuple(ServiceAccountStatus(namespace=namespace, name=name) for namespace, name in sorted(facts.owned))
+        or None,
+        role=_role(grant, facts.intent),
+    )
+    return status.dump()
+
+
+def _failures(facts: Facts) -> Iterable[Failure]:
+    for namespace, outcome in facts.namespaces.items():
+        if outcome.reason is not None:
+            yield Failure(namespace=namespace, reason=outcome.reason, message=outcome.message)
+    for (namespace, _), outcome in facts.accounts.items():
+        if outcome.reason is not None:
+            yield Failure(namespace=namespace, reason=outcome.reason, message=outcome.message)
+
+
+def _stalled(facts: Facts, failures: list[Failure]) -> _Word | None:
+    match facts.intent:
+        case Hold(reason, message) | Take(reason, message) if reason in STALLING:
+            return _Word(reason, message)
+    return next((word for reason in STALLING if (word := _first(failures, reason))), None)
+
+
+def _reconciling(facts: Facts, failures: list[Failure], counts: Counter[State]) -> _Word | None:
+    match facts.intent:
+        case Hold(reason, message):
+            return _Word(reason, message)
+    if failures:
+        order = (Reason.REVOCATION_FAILED, *(Reason(failure.reason) for failure in failures))
+        return next(word for reason in order if (word := _first(failures, reason)))
+    if facts.moving:
+        return _Word(
+            Reason.PROGRESSING,
+            f"{counts[State.PENDING]} namespaces to grant, {counts[State.REVOKING]} to revoke, {counts[State.GRANTED]} granted",
+        )
+    return None
+
+
+def _first(failures: list[Failure], reason: Reason) -> _Word | None:
+    alike = [failure for failure in failures if failure.reason == reason]
+    if not alike:
+        return None
+    more = f" (and {len(failures) - 1} more, see status.failures)" if len(failures) > 1 else ""
+    return _Word(reason, f"{alike[0].namespace}: {alike[0].message}{more}")
+
+
+def _done(facts: Facts, granted: int, selected: int) -> _Word:
+    match facts.intent:
+        case Take(reason, message):
+            return _Word(reason, message)
+    if selected == 0:
+        return _Word(Reason.NO_NAMESPACES, "no namespace is selected at present: access is granted as soon as one is")
+    return _Word(Reason.GRANTED, f"access is granted in {granted} of {selected} namespaces")
+
+
+def _active(facts: Facts, selected: int) -> _Word:
+    if facts.bound:
+        return _Word(Reason.GRANTED, f"the grant gives access in {facts.bound} namespaces")
+    match facts.intent:
+        case Take(reason, message) | Hold(reason, message):
+            return _Word(reason, message)
+    if selected == 0:
+        return _Word(Reason.NO_NAMESPACES, "no namespace is selected at present")
+    return _Word(Reason.NOTHING_GRANTED, "the grant gives no access anywhere yet")
+
+
+def _warnings(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
+    """Warnings follow the rights that result, so there are none while nothing is given."""
+    if not isinstance(facts.intent, Give):
+        return
+    messages: dict[str, list[str]] = {}
+    for warning in facts.intent.trimmed.warnings:
+        messages.setdefault(warning.type, []).append(warning.message)
+    exposed = sorted(f"{namespace}/{name}" for namespace, name in grant.accounts if namespace not in facts.namespaces)
+    if exposed:
+        messages[Warned.SERVICE_ACCOUNT_EXPOSED] = [
+            f"whoever may create pods in the namespace of {', '.join(exposed)} can act with this access, and it is not a granted "
+            f"namespace: put the ServiceAccount where only its users may create pods"
+        ]
+    for kind in sorted(messages):
+        yield kind, "; ".join(messages[kind])
+
+
+def _condition(kind: str, holds: bool, word: _Word, *, grant: Grant, now: str) -> Condition:  # noqa: FBT001
+    status = "True" if holds else "False"
+    previous: Mapping[str, Any] = next((old for old in grant.status.get("conditions") or () if old.get("type") == kind), {})
+    since = previous.get("lastTransitionTime") if previous.get("status") == status else None
+    return Condition(
+        type=kind,
+        status=status,
+        reason=word.reason,
+        message=word.message,
+        last_transition_time=since or now,
+        observed_generation=grant.generation,
+    )
+
+
+def _role(grant: Grant, intent: Intent) -> RoleStatus | None:
+    if not isinstance(intent, Give) or not isinstance(grant.spec, Spec):
+        return None
+    role = grant.spec.role
+    preset = (
+        "Custom"
+        if role is not None and role.preset is None and role.keep
+        else (role.preset if role is not None else None) or "View"
+    )
+    rules = intent.trimmed.rules
+    return RoleStatus(from_=grant.base, preset=preset, rules=len(rules), hash=rules_hash(rules))

@@ -1,0 +1,69 @@
+"""What a decision may ask for: one write at a time, or the word that nothing is left to do.
+
+A step is decided anew from what is observed after the one before it, so that it makes no difference between which two
+requests the process dies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmaccess.policy.children import Child, Content, GrantId, Kind
+from vmaccess.policy.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """POST a child; it fails where the name is taken, so a foreign object is never written."""
+
+    kind: Kind
+    namespace: str
+    name: str
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Change a child, guarded by its uid and resourceVersion. Finalizers are always cleared: none of ours has any.
+
+    `content` None leaves everything but the metadata alone; `marks` None leaves labels and ownerReferences alone.
+    `instead` is what to do where the API server refuses the patch for good: the next best way to take away what this one
+    takes away. It is None where nothing is taken away.
+    """
+
+    child: Child
+    content: Content | None
+    marks: GrantId | None
+    instead: Patch | Delete | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a child, guarded by its uid; `unchanged` guards by resourceVersion too, where ownership is in doubt."""
+
+    child: Child
+    unchanged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to write now: what is awaited will be seen by a watch."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Nothing left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing can be done, and a person or time must cure it."""
+
+    reason: Reason
+    message: str
+
+
+Write = Create | Patch | Delete
+Step = Write | Wait | Settled | Refused

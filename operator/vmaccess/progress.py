@@ -1,0 +1,72 @@
+"""What the controller remembers of a grant's work. Nothing of it outlives the process, and nothing needs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from vmaccess.policy.access import Access
+from vmaccess.policy.grant import Grant, Intent, intent
+from vmaccess.policy.report import Outcome, ScopedName
+from vmaccess.policy.rules import Rules
+
+
+class Place(Protocol):
+    """A namespace of a grant, or with `account` one of its ServiceAccounts."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def account(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one grant, in one generation and over one base role, has come. Times are the event loop's."""
+
+    grant: Grant
+    base: Rules | None
+    intent: Intent
+    reported_at: float
+    access: Access | None = None
+    namespaces: dict[str, Outcome] = field(default_factory=dict)
+    accounts: dict[ScopedName, Outcome] = field(default_factory=dict)
+    awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
+    lost: dict[str, float] = field(default_factory=dict)  # namespaces in which a child of ours has vanished, and when
+    verified_at: float = 0.0  # when the grant was last read by name and found alive
+
+    @classmethod
+    def of(cls, grant: Grant, base: Rules | None, known: Progress | None, *, now: float) -> Progress:
+        """The progress of `grant`: what is known already, as far as it is about the same grant and the same wishes."""
+        if known is not None and known.is_about(grant, base):
+            return known
+        fresh = cls(grant, base, intent(grant, base), reported_at=now)
+        if known is not None and known.grant.id == grant.id:
+            fresh.lost, fresh.verified_at = known.lost, known.verified_at
+        return fresh
+
+    def is_about(self, grant: Grant, base: Rules | None) -> bool:
+        """Whether nothing has changed in what is wanted."""
+        mine = self.grant
+        return (mine.id, mine.generation, mine.deletion, self.base) == (grant.id, grant.generation, grant.deletion, base)
+
+    def outcome(self, place: Place) -> Outcome | None:
+        """What is known of a place."""
+        return self.accounts.get((place.namespace, place.account)) if place.account else self.namespaces.get(place.namespace)
+
+    def note(self, place: Place, outcome: Outcome | None) -> None:
+        """Remember what has come of a place; None where there is nothing to tell any more."""
+        if place.account:
+            _set(self.accounts, (place.namespace, place.account), outcome)
+        else:
+            _set(self.namespaces, place.namespace, outcome)
+
+
+K = TypeVar("K")
+
+
+def _set(outcomes: dict[K, Outcome], key: K, outcome: Outcome | None) -> None:
+    if outcome is None:
+        outcomes.pop(key, None)
+    else:
+        outcomes[key] = outcome

@@ -1,0 +1,98 @@
+"""Every option of the operator, as a flag and as a VMACCESS_* variable; the flag wins."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from vmaccess.policy.namespaces import PROTECTED_BY_DEFAULT
+
+IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the operator was told to run."""
+
+    kubeconfig: str | None
+    context: str | None
+    namespace: str
+    protected_namespaces: tuple[str, ...]
+    workers: int
+    health_host: str
+    health_port: int
+    log_level: str
+    log_format: str
+
+    @property
+    def protected(self) -> tuple[str, ...]:
+        """Globs of the namespaces that no grant reaches, the operator's own among them."""
+        return (self.namespace, *self.protected_namespaces)
+
+
+def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Parse the command line over the environment; exits with status 2 and a message on a bad value."""
+    parser = argparse.ArgumentParser(
+        prog="vmaccess-operator",
+        description="Grants access to KubeVirt virtual machines as VMAccessGrant objects say.",
+        epilog="Each option can be given as an environment variable, for example VMACCESS_LOG_LEVEL for --log-level; the option wins.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('vmaccess')}")
+
+    def option(flag: str, default: str | None, help_: str, **kind: object) -> None:
+        variable = "VMACCESS_" + flag.strip("-").upper().replace("-", "_")
+        shown = f" Default: {default}." if default else ""
+        parser.add_argument(flag, default=environ.get(variable) or default, help=f"{help_}{shown} [{variable}]", **kind)  # type: ignore[arg-type]
+
+    option(
+        "--kubeconfig", None, "Kubeconfig to use. Without it: KUBECONFIG, then the pod's own credentials, then ~/.kube/config."
+    )
+    option("--context", None, "Context of the kubeconfig; its current one without it.")
+    option("--namespace", _own_namespace(), "Namespace the operator runs in; no grant reaches it.")
+    option(
+        "--protected-namespaces",
+        ",".join(PROTECTED_BY_DEFAULT),
+        "Comma-separated names and globs (* and ?) of namespaces that no grant reaches.",
+        type=_globs,
+    )
+    option(
+        "--workers",
+        "128",
+        "Writes in flight at most; kube-apiserver's escalation check makes many small waits of them.",
+        type=_positive,
+    )
+    option("--health-host", "0.0.0.0", "Address to serve /healthz, /readyz and /metrics on.")  # noqa: S104 - probes come from outside the pod
+    option("--health-port", "8080", "Port to serve them on; 0 takes any free one and logs it.", type=_port)
+    option("--log-level", "info", "Least level that is logged.", choices=("debug", "info", "warning", "error"))
+    option("--log-format", "text", "Lines for a person, or one JSON object a line.", choices=("text", "json"))
+    given = parser.parse_args(arguments)
+    return Settings(**vars(given))
+
+
+def _own_namespace() -> str:
+    try:
+        with open(IN_CLUSTER_NAMESPACE, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return "vmaccess-system"
+
+
+def _globs(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (entry.strip() for entry in text.split(","))))
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return number

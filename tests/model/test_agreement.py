@@ -1,0 +1,443 @@
+"""Admission and the operator give the same answer to every grant, and both name the field."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmaccess.model.grant import read_spec
+from vmaccess.model.problems import Problems
+from vmaccess.model.spec import RBAC_GROUP, Spec
+from vmaccess.model.structural import structural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    Grant = dict[str, Any]
+    Admit = Callable[[Mapping[str, Any]], Any]
+    Path = tuple[str | int, ...]
+
+GROUP = {"kind": "Group", "name": "oidc:team-a"}
+
+
+def grant(*, name: str = "team-a", **spec: Any) -> Grant:
+    """A valid grant, changed; a field set to None is left out."""
+    fields = {"subjects": [GROUP], "namespaces": ["default"]} | spec
+    return {"metadata": {"name": name}, "spec": {field: value for field, value in fields.items() if value is not None}}
+
+
+def user(name: str, **more: Any) -> Grant:
+    return {"kind": "User", "name": name, **more}
+
+
+def account(name: str, namespace: str = "default", **more: Any) -> Grant:
+    return {"kind": "ServiceAccount", "name": name, "namespace": namespace, **more}
+
+
+def keep(**rule: Any) -> Grant:
+    return grant(role={"keep": [{"resources": ["virtualmachines"], "verbs": ["get"]} | rule]})
+
+
+def drop(*rules: Grant) -> Grant:
+    return grant(role={"drop": list(rules)})
+
+
+def labels(**selector: Any) -> Grant:
+    return grant(namespaces=None, namespaceSelector=selector)
+
+
+def expression(key: str = "team", operator: str = "In", **more: Any) -> Grant:
+    return labels(matchExpressions=[{"key": key, "operator": operator, **more}])
+
+
+def numbered(count: int, shape: str = "n{}") -> list[str]:
+    return [shape.format(index) for index in range(count)]
+
+
+ACCEPTED: dict[str, Grant] = {
+    "the smallest grant": grant(),
+    "name of 63 characters": grant(name="a" * 63),
+    "only ServiceAccounts": grant(subjects=None, serviceAccounts=[{"name": "runner", "namespace": "default"}]),
+    "empty subjects beside a ServiceAccount": grant(subjects=[], serviceAccounts=[{"name": "runner", "namespace": "a"}]),
+    "empty serviceAccounts beside a subject": grant(serviceAccounts=[]),
+    "ServiceAccount name of 253 characters": grant(serviceAccounts=[{"name": "a" * 253, "namespace": "a"}]),
+    "ServiceAccount name with dots": grant(serviceAccounts=[{"name": "a.b-c.d", "namespace": "a"}]),
+    "one ServiceAccount name in two namespaces": grant(
+        serviceAccounts=[{"name": "runner", "namespace": "a"}, {"name": "runner", "namespace": "b"}]
+    ),
+    "100 ServiceAccounts": grant(serviceAccounts=[{"name": name, "namespace": "a"} for name in numbered(100)]),
+    "ServiceAccount as a subject": grant(subjects=[account("runner")]),
+    "ServiceAccount with the core group": grant(subjects=[account("runner", apiGroup="")]),
+    "User with RBAC's group": grant(subjects=[user("jane", apiGroup=RBAC_GROUP)]),
+    "User named default": grant(subjects=[user("default")]),
+    "User with inner blanks": grant(subjects=[user("Jane Doe")]),
+    "User beyond ASCII": grant(subjects=[user("jürgen\u3000😀")]),
+    "User that ends with a no-break space": grant(subjects=[user("jane\u00a0")]),
+    "User name of 512 characters": grant(subjects=[user("ü" * 512)]),
+    "Group like systems": grant(subjects=[{"kind": "Group", "name": "systems:a"}]),
+    "one name as User and Group": grant(subjects=[user("a"), {"kind": "Group", "name": "a"}]),
+    "one ServiceAccount name as subject in two namespaces": grant(subjects=[account("a", "a"), account("a", "b")]),
+    "100 subjects of the greatest length": grant(
+        subjects=[user(f"{index:03}" + "😀" * 509, **({"apiGroup": RBAC_GROUP} if index % 2 else {})) for index in range(100)]
+    ),
+    "namespace of 63 characters": grant(namespaces=["a" * 63]),
+    "5000 namespaces of the greatest length": grant(namespaces=numbered(5000, "n{:04}" + "x" * 58)),
+    "empty namespaces beside a selector": grant(namespaces=[], namespaceSelector={"matchLabels": {"team": "a"}}),
+    "empty selector": labels(),
+    "selector with an empty value": labels(matchLabels={"team": ""}),
+    "label key with a prefix": labels(matchLabels={"example.com/Team_a.b": "A_b.c"}),
+    "label key and value of the greatest length": labels(matchLabels={f"{'a' * 253}/{'b' * 63}": "c" * 63}),
+    "100 labels of the greatest length": labels(matchLabels={f"{'a' * 250}{i:03}/{'b' * 63}": "c" * 63 for i in range(100)}),
+    "In": expression(values=["a"]),
+    "NotIn": expression(operator="NotIn", values=["a", ""]),
+    "Exists": expression(operator="Exists"),
+    "Exists with empty values": expression(operator="Exists", values=[]),
+    "DoesNotExist": expression(operator="DoesNotExist"),
+    "empty matchExpressions": labels(matchExpressions=[]),
+    "one expression twice": labels(matchExpressions=[{"key": "a", "operator": "Exists"}] * 2),
+    "exclusion with wildcards": grant(excludeNamespaces=["*-secret", "kube-?", "*"]),
+    "empty exclusion list": grant(excludeNamespaces=[]),
+    "500 exclusions": grant(excludeNamespaces=numbered(500)),
+    "empty role": grant(role={}),
+    "role with defaults spelled out": grant(role={"kind": "Role", "from": "kubevirt.io:admin", "preset": "View"}),
+    "base role of 253 characters": grant(role={"from": "a" * 253}),
+    "base role beyond ASCII": grant(role={"from": "aü\u00a0"}),
+    "keep with everything": keep(apiGroups=["*"], resources=["*"], verbs=["*"]),
+    "keep of the core group": keep(apiGroups=[""]),
+    "keep of subresources": keep(resources=["*/vnc", "virtualmachineinstances/vnc/screenshot"]),
+    "50 keep entries at their limits": grant(
+        role={
+            "keep": [
+                {
+                    "apiGroups": numbered(50, "g{}"),
+                    "resources": numbered(100, "r{}"),
+                    "verbs": ["v" * length for length in range(1, 20)] + ["w" * (index + 1)],
+                }
+                for index in range(50)
+            ]
+        }
+    ),
+    "drop by verb alone": drop({"verbs": ["delete"]}),
+    "drop by group alone": drop({"apiGroups": [""]}),
+    "suspend false": grant(suspend=False),
+    "suspend true": grant(suspend=True),
+}
+
+REFUSED: dict[str, tuple[str, Grant]] = {
+    "name of 64 characters": ("metadata.name", grant(name="a" * 64)),
+    "no spec": ("spec", {"metadata": {"name": "a"}}),
+    "spec is null": ("spec", {"metadata": {"name": "a"}, "spec": None}),
+    "spec is a list": ("spec", {"metadata": {"name": "a"}, "spec": []}),
+    "empty spec": ("spec", {"metadata": {"name": "a"}, "spec": {}}),
+    "nobody": ("spec", grant(subjects=None)),
+    "nobody, written as empty lists": ("spec", grant(subjects=[], serviceAccounts=[])),
+    "nowhere": ("spec", grant(namespaces=None)),
+    "nowhere, written as an empty list": ("spec", grant(namespaces=[])),
+    "ServiceAccount default": ("spec.serviceAccounts[0].name", grant(serviceAccounts=[{"name": "default", "namespace": "a"}])),
+    "ServiceAccount without a name": ("spec.serviceAccounts[0].name", grant(serviceAccounts=[{"namespace": "a"}])),
+    "ServiceAccount without a namespace": ("spec.serviceAccounts[0].namespace", grant(serviceAccounts=[{"name": "a"}])),
+    "ServiceAccount with an empty name": ("spec.serviceAccounts[0].name", grant(serviceAccounts=[{"name": "", "namespace": "a"}])),
+    "ServiceAccount name of 254 characters": (
+        "spec.serviceAccounts[0].name",
+        grant(serviceAccounts=[{"name": "a" * 254, "namespace": "a"}]),
+    ),
+    "ServiceAccount name in capitals": ("spec.serviceAccounts[0].name", grant(serviceAccounts=[{"name": "A", "namespace": "a"}])),
+    "ServiceAccount name with a line feed": (
+        "spec.serviceAccounts[0].name",
+        grant(serviceAccounts=[{"name": "a\n", "namespace": "a"}]),
+    ),
+    "ServiceAccount namespace with a dot": (
+        "spec.serviceAccounts[0].namespace",
+        grant(serviceAccounts=[{"name": "a", "namespace": "a.b"}]),
+    ),
+    "ServiceAccount twice": ("spec.serviceAccounts[1]", grant(serviceAccounts=[{"name": "a", "namespace": "a"}] * 2)),
+    "ServiceAccount twice, mounted and not": (
+        "spec.serviceAccounts[1]",
+        grant(
+            serviceAccounts=[{"name": "a", "namespace": "a"}, {"name": "a", "namespace": "a", "automountServiceAccountToken": True}]
+        ),
+    ),
+    "101 ServiceAccounts": (
+        "spec.serviceAccounts",
+        grant(serviceAccounts=[{"name": name, "namespace": "a"} for name in numbered(101)]),
+    ),
+    "subject without a kind": ("spec.subjects[0].kind", grant(subjects=[{"name": "a"}])),
+    "subject of an unknown kind": ("spec.subjects[0].kind", grant(subjects=[{"kind": "Robot", "name": "a"}])),
+    "subject of a kind in lower case": ("spec.subjects[0].kind", grant(subjects=[{"kind": "user", "name": "a"}])),
+    "subject without a name": ("spec.subjects[0].name", grant(subjects=[{"kind": "User"}])),
+    "subject with an empty name": ("spec.subjects[0].name", grant(subjects=[user("")])),
+    "subject with a blank name": ("spec.subjects[0].name", grant(subjects=[user(" ")])),
+    "subject with a blank at the end": ("spec.subjects[0].name", grant(subjects=[user("jane ")])),
+    "subject with a line feed": ("spec.subjects[0].name", grant(subjects=[user("jane\n")])),
+    "subject with a NUL": ("spec.subjects[0].name", grant(subjects=[user("a\x00b")])),
+    "subject name of 513 characters": ("spec.subjects[0].name", grant(subjects=[user("a" * 513)])),
+    "User of the system": ("spec.subjects[0].name", grant(subjects=[user("system:admin")])),
+    "Group of the system": ("spec.subjects[0].name", grant(subjects=[{"kind": "Group", "name": "system:masters"}])),
+    "Group of all ServiceAccounts": ("spec.subjects[0].name", grant(subjects=[{"kind": "Group", "name": "system:serviceaccounts"}])),
+    "User that is a ServiceAccount": ("spec.subjects[0].name", grant(subjects=[user("system:serviceaccount:default:runner")])),
+    "User with a namespace": ("spec.subjects[0].namespace", grant(subjects=[user("jane", namespace="default")])),
+    "User with an empty namespace": ("spec.subjects[0].namespace", grant(subjects=[user("jane", namespace="")])),
+    "User with the core group": ("spec.subjects[0].apiGroup", grant(subjects=[user("jane", apiGroup="")])),
+    "User with another group": ("spec.subjects[0].apiGroup", grant(subjects=[user("jane", apiGroup="rbac")])),
+    "ServiceAccount subject without a namespace": (
+        "spec.subjects[0].namespace",
+        grant(subjects=[{"kind": "ServiceAccount", "name": "a"}]),
+    ),
+    "ServiceAccount subject with RBAC's group": ("spec.subjects[0].apiGroup", grant(subjects=[account("a", apiGroup=RBAC_GROUP)])),
+    "ServiceAccount subject default": ("spec.subjects[0].name", grant(subjects=[account("default")])),
+    "ServiceAccount subject in capitals": ("spec.subjects[0].name", grant(subjects=[account("Runner")])),
+    "ServiceAccount subject name of 254 characters": ("spec.subjects[0].name", grant(subjects=[account("a" * 254)])),
+    "ServiceAccount subject spelled as a user": (
+        "spec.subjects[0].name",
+        grant(subjects=[account("system:serviceaccount:default:runner")]),
+    ),
+    "subject twice": ("spec.subjects", grant(subjects=[GROUP, user("a"), GROUP])),
+    "subject twice, with and without apiGroup": ("spec.subjects", grant(subjects=[user("a"), user("a", apiGroup=RBAC_GROUP)])),
+    "ServiceAccount subject twice, with and without apiGroup": (
+        "spec.subjects",
+        grant(subjects=[account("a", apiGroup=""), account("a")]),
+    ),
+    "101 subjects": ("spec.subjects", grant(subjects=[user(name) for name in numbered(101)])),
+    "namespace of 64 characters": ("spec.namespaces[0]", grant(namespaces=["a" * 64])),
+    "empty namespace": ("spec.namespaces[1]", grant(namespaces=["a", ""])),
+    "namespace in capitals": ("spec.namespaces[0]", grant(namespaces=["Default"])),
+    "namespace with a dot": ("spec.namespaces[0]", grant(namespaces=["a.b"])),
+    "namespace that begins with a hyphen": ("spec.namespaces[0]", grant(namespaces=["-a"])),
+    "namespace with a line feed": ("spec.namespaces[0]", grant(namespaces=["a\n"])),
+    "namespace with a wildcard": ("spec.namespaces[0]", grant(namespaces=["*"])),
+    "namespace with the Kelvin sign": ("spec.namespaces[0]", grant(namespaces=["\u212a"])),
+    "namespace twice": ("spec.namespaces[2]", grant(namespaces=["a", "b", "a"])),
+    "5001 namespaces": ("spec.namespaces", grant(namespaces=numbered(5001))),
+    "null among the namespaces": ("spec.namespaces[1]", grant(namespaces=["a", None])),
+    "number among the namespaces": ("spec.namespaces[1]", grant(namespaces=["a", 123])),
+    "label key with a blank": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"a b": "c"})),
+    "empty label key": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"": "c"})),
+    "label key with two slashes": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"a/b/c": "c"})),
+    "label key of 64 characters": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"a" * 64: "c"})),
+    "label key of 318 characters": ("spec.namespaceSelector.matchLabels", labels(matchLabels={f"{'a' * 254}/{'b' * 63}": "c"})),
+    "label key with a line feed": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"a\n": "c"})),
+    "label value with a blank": ("spec.namespaceSelector.matchLabels.team", labels(matchLabels={"team": "a b"})),
+    "label value of 64 characters": ("spec.namespaceSelector.matchLabels.team", labels(matchLabels={"team": "a" * 64})),
+    "101 labels": ("spec.namespaceSelector.matchLabels", labels(matchLabels=dict.fromkeys(numbered(101), ""))),
+    "In without values": ("spec.namespaceSelector.matchExpressions[0].values", expression()),
+    "In with empty values": ("spec.namespaceSelector.matchExpressions[0].values", expression(values=[])),
+    "NotIn without values": ("spec.namespaceSelector.matchExpressions[0].values", expression(operator="NotIn")),
+    "Exists with a value": ("spec.namespaceSelector.matchExpressions[0].values", expression(operator="Exists", values=["a"])),
+    "unknown operator": ("spec.namespaceSelector.matchExpressions[0].operator", expression(operator="in", values=["a"])),
+    "expression without a key": (
+        "spec.namespaceSelector.matchExpressions[0].key",
+        labels(matchExpressions=[{"operator": "Exists"}]),
+    ),
+    "expression with a bad key": ("spec.namespaceSelector.matchExpressions[0].key", expression(key="/a", operator="Exists")),
+    "expression with a value twice": ("spec.namespaceSelector.matchExpressions[0].values[1]", expression(values=["a", "a"])),
+    "expression with a bad value": ("spec.namespaceSelector.matchExpressions[0].values[0]", expression(values=["a b"])),
+    "expression with 101 values": ("spec.namespaceSelector.matchExpressions[0].values", expression(values=numbered(101))),
+    "101 expressions": (
+        "spec.namespaceSelector.matchExpressions",
+        labels(matchExpressions=[{"key": key, "operator": "Exists"} for key in numbered(101)]),
+    ),
+    "empty exclusion": ("spec.excludeNamespaces[0]", grant(excludeNamespaces=[""])),
+    "exclusion in capitals": ("spec.excludeNamespaces[0]", grant(excludeNamespaces=["Team-*"])),
+    "exclusion with a character class": ("spec.excludeNamespaces[0]", grant(excludeNamespaces=["team-[ab]"])),
+    "exclusion of 64 characters": ("spec.excludeNamespaces[0]", grant(excludeNamespaces=["a" * 64])),
+    "exclusion twice": ("spec.excludeNamespaces[1]", grant(excludeNamespaces=["a-*", "a-*"])),
+    "501 exclusions": ("spec.excludeNamespaces", grant(excludeNamespaces=numbered(501))),
+    "role of an unknown kind": ("spec.role.kind", grant(role={"kind": "RoleBinding"})),
+    "unknown preset": ("spec.role.preset", grant(role={"preset": "Views"})),
+    "empty preset": ("spec.role.preset", grant(role={"preset": ""})),
+    "empty base role": ("spec.role.from", grant(role={"from": ""})),
+    "base role with a slash": ("spec.role.from", grant(role={"from": "a/b"})),
+    "base role ..": ("spec.role.from", grant(role={"from": ".."})),
+    "base role with a blank": ("spec.role.from", grant(role={"from": "a b"})),
+    "base role of 254 characters": ("spec.role.from", grant(role={"from": "a" * 254})),
+    "no keep entry": ("spec.role.keep", grant(role={"keep": []})),
+    "empty keep entry": ("spec.role.keep[0]", grant(role={"keep": [{}]})),
+    "keep without resources": ("spec.role.keep[0].resources", grant(role={"keep": [{"verbs": ["get"]}]})),
+    "keep without verbs": ("spec.role.keep[0].verbs", grant(role={"keep": [{"resources": ["*"]}]})),
+    "keep with no resource": ("spec.role.keep[0].resources", keep(resources=[])),
+    "keep with no verb": ("spec.role.keep[0].verbs", keep(verbs=[])),
+    "keep with no group": ("spec.role.keep[0].apiGroups", keep(apiGroups=[])),
+    "keep with an empty resource": ("spec.role.keep[0].resources[0]", keep(resources=[""])),
+    "keep with an empty verb": ("spec.role.keep[0].verbs[0]", keep(verbs=[""])),
+    "keep with a kind for a resource": ("spec.role.keep[0].resources[0]", keep(resources=["VirtualMachine"])),
+    "keep with an open subresource": ("spec.role.keep[0].resources[0]", keep(resources=["virtualmachines/"])),
+    "keep with a wildcard inside": ("spec.role.keep[0].resources[0]", keep(resources=["virtual*"])),
+    "keep with a verb in capitals": ("spec.role.keep[0].verbs[0]", keep(verbs=["GET"])),
+    "keep with a group and version": ("spec.role.keep[0].apiGroups[0]", keep(apiGroups=["kubevirt.io/v1"])),
+    "keep with a resource twice": ("spec.role.keep[0].resources[1]", keep(resources=["a", "a"])),
+    "keep with a verb twice": ("spec.role.keep[0].verbs[1]", keep(verbs=["get", "get"])),
+    "keep with 101 resources": ("spec.role.keep[0].resources", keep(resources=numbered(101))),
+    "keep with 21 verbs": ("spec.role.keep[0].verbs", keep(verbs=["v" * length for length in range(1, 22)])),
+    "keep with 51 groups": ("spec.role.keep[0].apiGroups", keep(apiGroups=numbered(51))),
+    "keep entry twice": ("spec.role.keep", grant(role={"keep": [{"resources": ["a"], "verbs": ["get"]}] * 2})),
+    "keep entry twice in another order": (
+        "spec.role.keep",
+        grant(role={"keep": [{"resources": ["a", "b"], "verbs": ["get"]}, {"resources": ["b", "a"], "verbs": ["get"]}]}),
+    ),
+    "51 keep entries": (
+        "spec.role.keep",
+        grant(role={"keep": [{"resources": [name], "verbs": ["get"]} for name in numbered(51)]}),
+    ),
+    "no drop entry": ("spec.role.drop", drop()),
+    "empty drop entry": ("spec.role.drop[0]", drop({})),
+    "drop with no verb": ("spec.role.drop[0].verbs", drop({"verbs": []})),
+    "drop entry twice": ("spec.role.drop", drop({"verbs": ["get", "list"]}, {"verbs": ["list", "get"]})),
+    "51 drop entries": ("spec.role.drop", drop(*({"resources": [name]} for name in numbered(51)))),
+    "suspend as a text": ("spec.suspend", grant(suspend="true")),
+    "suspend as a number": ("spec.suspend", grant(suspend=1)),
+}
+
+
+@pytest.mark.parametrize("accepted", ACCEPTED.values(), ids=ACCEPTED)
+def test_both_accept(accepted: Grant, admit: Admit) -> None:
+    assert isinstance(read_spec(accepted), Spec), read_spec(accepted)
+    answer = admit(accepted)
+    assert answer.accepted, answer.body
+
+
+@pytest.mark.parametrize(("field", "refused"), REFUSED.values(), ids=REFUSED)
+def test_both_refuse_and_name_the_field(field: str, refused: Grant, admit: Admit) -> None:
+    problems = read_spec(refused)
+    assert isinstance(problems, Problems)
+    assert any(message.startswith(field) for message in problems.messages), problems
+    answer = admit(refused)
+    assert answer.status == 422, answer.body
+    assert any(named.startswith(field) for named in answer.fields), answer.body
+
+
+EVERY_FIELD = grant(
+    serviceAccounts=[{"name": "runner", "namespace": "default", "automountServiceAccountToken": False}],
+    subjects=[account("a", apiGroup=""), user("jane", apiGroup=RBAC_GROUP)],
+    namespaces=["default", "myvms"],
+    namespaceSelector={
+        "matchLabels": {"team": "a"},
+        "matchExpressions": [{"key": "stage", "operator": "In", "values": ["test", "dev"]}],
+    },
+    excludeNamespaces=["kube-*", "secret"],
+    role={
+        "kind": "Role",
+        "from": "kubevirt.io:admin",
+        "preset": "View",
+        "keep": [{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines", "*/vnc"], "verbs": ["get", "list"]}],
+        "drop": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}, {"verbs": ["delete"]}],
+    },
+    suspend=False,
+)
+
+
+def values(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value inside an object, with its path."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield (*path, key), value
+        yield from values(value, (*path, key))
+
+
+SPEC_VALUES = dict(values({"spec": EVERY_FIELD["spec"]}))
+WRONG_TYPES: tuple[Any, ...] = (7, 1.5, True, "text", [], {}, ["text"], {"a": "b"})
+
+
+def dotted(path: Path) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
+
+
+def changed(path: Path, value: Any) -> Grant:
+    result = copy.deepcopy(EVERY_FIELD)
+    parent: Any = result
+    for step in path[:-1]:
+        parent = parent[step]
+    parent[path[-1]] = value
+    return result
+
+
+def test_every_field_is_filled_in() -> None:
+    def fields(schema: dict[str, Any], path: str) -> Iterator[str]:
+        yield path
+        for name, child in schema.get("properties", {}).items():
+            yield from fields(child, f"{path}.{name}")
+        if "items" in schema:
+            yield from fields(schema["items"], f"{path}[0]")
+
+    assert set(fields(structural(Spec), "spec")) <= {dotted(path) for path in SPEC_VALUES}
+    assert isinstance(read_spec(EVERY_FIELD), Spec)
+
+
+@pytest.mark.parametrize("path", SPEC_VALUES, ids=dotted)
+def test_both_refuse_every_wrong_type(path: Path, admit: Admit) -> None:
+    for wrong in WRONG_TYPES:
+        if type(wrong) is type(SPEC_VALUES[path]):
+            continue
+        refused = changed(path, wrong)
+        problems = read_spec(refused)
+        assert isinstance(problems, Problems), wrong
+        assert any(message.startswith(dotted(path)) for message in problems.messages), problems
+        answer = admit(refused)
+        assert answer.status == 422, (wrong, answer.body)
+        assert any(named.startswith(dotted(path)) for named in answer.fields), (wrong, answer.body)
+
+
+@pytest.mark.parametrize("path", SPEC_VALUES, ids=dotted)
+def test_both_read_null_as_absent(path: Path, admit: Admit) -> None:
+    with_null = changed(path, None)
+    accepted = isinstance(read_spec(with_null), Spec)
+    assert admit(with_null).accepted == accepted
+    if isinstance(path[-1], int):
+        assert not accepted
+
+
+def test_an_unknown_field_is_refused_at_admission_and_ignored_by_an_older_operator(admit: Admit) -> None:
+    newer = grant(excludeEverything=True)
+    answer = admit(newer)
+    assert answer.status == 400
+    assert 'unknown field "spec.excludeEverything"' in answer.body["message"]
+    assert isinstance(read_spec(newer), Spec)
+
+
+AWKWARD = (
+    "", " ", "a", "b", "A", "-", "a-", "-a", "a.b", "a..b", ".", "..", "*", "?", "a*", "*/a", "*/*", "a/b", "a/b/c", "/a", "a/",
+    "a\n", "\na", "a\u00a0", "\u2028", "a\x0b", "a\x85b", "a\x00b", "a\x7f", "é", "😀", "\u212a", "\uff41", "a b", "a:b", "a%b", "_a",
+    "default", "system:", "system:a", "System:a", "system:serviceaccount:a:b", "User", "Group", "ServiceAccount", "View", "Role",
+    "In", "NotIn", "Exists", "DoesNotExist", RBAC_GROUP, "get", "true", "123",
+    *("a" * length for length in (63, 64, 253, 254, 317, 318, 512, 513)), "a" * 253 + "/b", "a" * 254 + "/b",
+)  # fmt: skip
+NAMES = st.sampled_from(AWKWARD) | st.text(st.sampled_from("aZ0-._/*?:% \t\n\x0b\x1f\x7f\x85\xa0\u2028é"), max_size=5)
+MUTATIONS = st.one_of(
+    st.tuples(st.just("set"), NAMES),
+    st.tuples(st.just("set"), st.sampled_from([None, 0, 1, -1.5, True, False, [], {}, ["a"], ["a", "b"], [None], {"a": "b"}])),
+    st.tuples(st.just("remove"), st.none()),
+    st.tuples(st.just("repeat"), st.none()),
+    st.tuples(st.just("append"), NAMES),
+)
+
+
+def mutate(object_: Grant, path: Path, mutation: tuple[str, Any]) -> None:
+    """Changes one place of the object, if it is still there."""
+    parent: Any = object_
+    try:
+        for step in path[:-1]:
+            parent = parent[step]
+        here = parent[path[-1]]
+        match mutation:
+            case "set", value:
+                parent[path[-1]] = copy.deepcopy(value)
+            case "remove", _:
+                del parent[path[-1]]
+            case "repeat", _:
+                parent.append(copy.deepcopy(here))
+            case "append", value:
+                here.append(value)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(mutations=st.lists(st.tuples(st.sampled_from(list(SPEC_VALUES)), MUTATIONS), min_size=1, max_size=3))
+def test_both_agree_near_the_edge(mutations: list[tuple[Path, tuple[str, Any]]], admit: Admit) -> None:
+    candidate = copy.deepcopy(EVERY_FIELD)
+    for path, mutation in mutations:
+        mutate(candidate, path, mutation)
+    mine, answer = read_spec(candidate), admit(candidate)
+    assert isinstance(mine, Spec) == answer.accepted, (mine, answer.body)
