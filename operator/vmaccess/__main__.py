@@ -34,10 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 async def _until_signal(settings: Settings) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await run(settings, stop)
+
+    def obey_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    obey_signals()
+    await run(settings, stop, obey_signals=obey_signals)
     log.info("stopped")
 
 

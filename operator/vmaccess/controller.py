@@ -84,6 +84,12 @@ class Controller:
         if self.started:
             self.queue.add(Key(Part.GRANT, name), urgent=True)
 
+    def heard_of(self, name: str, uid: str, generation: int) -> None:
+        """Something was heard of a grant from elsewhere; nothing is done where the mirror has seen as much already."""
+        grant = self.world.grant(name)
+        if grant is None or (grant.uid, grant.generation) != (uid, generation):
+            self.wake(name)
+
     def grant_changed(self, old: Grant | None, new: Grant | None) -> None:
         """A new spec or a deletion concerns everything; somebody else's write to the status only the status."""
         if old is not None and new is None and old.deletion is Deletion.ORPHAN:
@@ -158,10 +164,10 @@ class Controller:
             try:
                 await self._look_at(key)
             except (WriteFailed, ApiError) as error:
-                delay = self.queue.retry(key, at_least=error.retry_after)
-                log.warning("%s: %s; again in %.1f s", key, error, delay)
+                delay, tries = self.queue.retry(key, at_least=error.retry_after)
+                log.log(logging.WARNING if tries == 1 else logging.DEBUG, "%s: %s; again in %.1f s", key, error, delay)
             except Exception:
-                delay = self.queue.retry(key)
+                delay, _ = self.queue.retry(key)
                 log.exception("%s: unexpected; again in %.1f s", key, delay)
             finally:
                 self.queue.done(key)
@@ -254,10 +260,15 @@ class Controller:
         grant, namespace = progress.grant, self.world.namespace(key.namespace)
         if key.part is Part.ACCOUNT:
             where = (key.namespace, key.account)
-            return decide_account(grant, progress.intent, where, namespace, self._protected, self.world.account(*where))
+            account = self.world.account(*where)
+            return decide_account(grant, progress.intent, where, namespace, self._protected, account, self._is_alive)
         observed = [child for child in self.world.related(key.grant, key.namespace) if child.kind is not Kind.SERVICE_ACCOUNT]
         at = key.namespace, place(grant.limits, key.namespace, namespace, self._protected)
         return decide_namespace(grant, progress.intent, progress.access, at, observed)
+
+    def _is_alive(self, grant_id: GrantId) -> bool:
+        grant = self.world.grant(grant_id.name)
+        return grant is not None and grant.id == grant_id and grant.deletion is Deletion.NONE
 
     def _access(self, progress: Progress) -> Access | None:
         """What is bound, once it is known which of the listed ServiceAccounts are there and ours."""
@@ -293,7 +304,9 @@ class Controller:
         if key.part is not Part.ACCOUNT or not isinstance(step, Delete):
             return False
         subject = (key.namespace, key.account)
-        for binding in self.world.bindings(progress.grant):
+        for binding in self.world.related(key.grant):
+            if binding.kind is not Kind.ROLE_BINDING or binding.whose(progress.grant.id) is Whose.FOREIGN:
+                continue
             outcome = progress.namespaces.get(binding.namespace)
             if outcome is not None and outcome.reason is not None:
                 continue  # that one cannot be had at present: rather kill the tokens than wait for it
@@ -307,13 +320,17 @@ class Controller:
     async def _owner_lives(self, progress: Progress, key: Key, step: Write) -> bool:
         """Read the grant by name where its children tell something else than the mirror: the watches are unordered.
 
-        A child that vanished may have been garbage collected with a grant whose deletion has not been seen yet, and a child
-        of another uid is condemned only once ours is known to live.
+        A child that vanished may have been garbage collected with a grant whose deletion has not been seen yet, one without
+        its ownerReference may have been orphaned by it, and a child of another uid is condemned only once ours is known to live.
         """
-        if isinstance(step, Create):
-            since = progress.lost.get(key.namespace)
-        else:
-            since = 0.0 if isinstance(step, Delete) and step.unchanged else None
+        since: float | None = None
+        match step:
+            case Create():
+                since = progress.lost.get(key.namespace)
+            case Delete(unchanged=True):
+                since = 0.0
+            case Patch(child, marks=GrantId()) if child.marked_owner is None:
+                since = _now()
         if since is None:
             return True
         async with self._locks.setdefault(key.grant, asyncio.Lock()):
@@ -349,7 +366,7 @@ class Controller:
             self._locks.pop(name, None)
             self._told_orphaned.discard(name)
             return
-        owners = {owner.uid for child in related if (owner := child.marked_owner) is not None and owner.name == name} - self._left
+        owners = {owner.uid for child in related if (owner := child.owner) is not None and owner.name == name} - self._left
         if owners - self._gone.get(name, set()):
             async with self._locks.setdefault(name, asyncio.Lock()):
                 try:
@@ -364,9 +381,7 @@ class Controller:
             log.info(
                 "%s: the grant is gone, removing its children in %d namespaces", name, len({child.namespace for child in related})
             )
-        condemned = [
-            child for child in related if child.marked_owner is not None and child.marked_owner.uid in self._gone.get(name, ())
-        ]
+        condemned = [child for child in related if (owner := child.owner) is not None and owner.uid in self._gone.get(name, ())]
         for child in condemned:
             if child.kind is Kind.SERVICE_ACCOUNT:
                 self.queue.add(Key(Part.ACCOUNT, name, child.namespace, child.name), urgent=True)
@@ -383,10 +398,10 @@ class Controller:
             self.wake(key.grant)
             return
         for _ in range(MAX_STEPS):
-            here = [child for child in self.world.related(key.grant, key.namespace)]
+            here = list(self.world.related(key.grant, key.namespace))
             if key.part is Part.ACCOUNT:
                 if any(
-                    child.kind is Kind.ROLE_BINDING and (owner := child.marked_owner) and owner.uid in gone
+                    child.kind is Kind.ROLE_BINDING and (owner := child.owner) and owner.uid in gone
                     for child in self.world.related(key.grant)
                 ):
                     self.queue.add_after(key, BINDINGS_FIRST)
@@ -418,8 +433,8 @@ class Controller:
             grant,
             "Warning",
             "Orphaned",
-            f"deleted with --cascade=orphan: {count} ServiceAccounts, Roles and RoleBindings stay, still grant access and are no longer "
-            f"managed; find them by the label vmaccess.dev/grant={grant.name}",
+            f"deleted with --cascade=orphan: {count} ServiceAccounts, Roles and RoleBindings stay, still grant access and are no "
+            f"longer managed; find them by the label vmaccess.dev/grant={grant.name}",
         )
 
     # --- status ---
@@ -448,6 +463,7 @@ class Controller:
             return  # it is gone, or another by now: the watch will tell
         self.world.grants.observe(answer)
         for note in transitions(grant.status, status):
+            log.info("%s: %s: %s", grant.id.name, note.reason, note.message)
             self.events.tell(grant.id, note.kind, note.reason, note.message)
 
     def _facts(self, progress: Progress) -> Facts:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import kopf
-from kubernetes.aio.client import Configuration
 
 from vmaccess.cluster.api import Api, ApiError
-from vmaccess.cluster.credentials import load
+from vmaccess.cluster.credentials import Configuration, bearer, load
 from vmaccess.controller import Controller
 from vmaccess.health import serve
 from vmaccess.policy.children import API_VERSION, GROUP, PLURAL, VERSION
@@ -24,12 +23,19 @@ from vmaccess.settings import Settings
 log = logging.getLogger(__name__)
 
 
+PASSING = ("start", "signals")  # tasks that are meant to end
+
+
 class Unusable(Exception):
     """The cluster lacks what the operator cannot do without; the message says what and how to get it."""
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Run until `stop` is set. Raises what ended any of the tasks: one that ends, ends the process."""
+async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable[[], None]) -> None:
+    """Run until `stop` is set. Raises what ended any of the tasks: one that ends, ends the process.
+
+    `obey_signals` is called when kopf has taken over the signals, to take them back: a kopf that ends on a signal could not
+    be told from one that ends by itself.
+    """
     config = await load(settings)
     async with Api(config, connections=settings.workers + 20) as api:
         await _check(api)
@@ -41,14 +47,21 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                     settings=_kopf_settings(),
                     clusterwide=True,
                     standalone=True,
+                    ready_flag=(kopf_ready := asyncio.Event()),
                     stop_flag=stop,
                 ),
+                "signals": _then(kopf_ready, obey_signals),
                 "start": controller.start(),
                 **{f"mirror of {mirror.resource.plural}": mirror.run() for mirror in controller.world.mirrors},
                 **{f"worker {number}": controller.work() for number in range(settings.workers)},
             }
             await _supervise(work, stop)
             await controller.events.drain()
+
+
+async def _then(event: asyncio.Event, action: Callable[[], None]) -> None:
+    await event.wait()
+    action()
 
 
 async def _supervise(work: dict[str, Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
@@ -61,7 +74,7 @@ async def _supervise(work: dict[str, Coroutine[Any, Any, None]], stop: asyncio.E
             for task in done - {stopping}:
                 if (error := task.exception()) is not None:
                     raise RuntimeError(f"the task {task.get_name()!r} failed: {error!r}") from error
-                if task.get_name() != "start" and not stop.is_set():
+                if task.get_name() not in PASSING and not stop.is_set():
                     raise RuntimeError(f"the task {task.get_name()!r} ended by itself")
             if stopping in done:
                 return
@@ -91,13 +104,12 @@ def _registry(controller: Controller, config: Configuration) -> kopf.OperatorReg
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         """The same identity as our own client's, asked again whenever the API server refuses the old token."""
-        bearer = (await config.auth_settings()).get("BearerToken")
-        scheme, _, token = (bearer["value"] if bearer else "").partition(" ")
+        scheme, token = await bearer(config)
         return kopf.ConnectionInfo(
             server=config.host,
             ca_path=config.ssl_ca_cert,
             insecure=None if config.verify_ssl else True,
-            scheme=scheme.capitalize() if token else None,
+            scheme=scheme or None,
             token=token or None,
             certificate_path=config.cert_file,
             private_key_path=config.key_file,
@@ -105,10 +117,9 @@ def _registry(controller: Controller, config: Configuration) -> kopf.OperatorReg
         )
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def wake(name: str | None, **_: Any) -> None:
+    async def heard(meta: kopf.Meta, **_: Any) -> None:
         """Only wake: the mirror is the truth, also about what was deleted unseen."""
-        if name is not None:
-            controller.wake(name)
+        controller.heard_of(meta["name"], meta["uid"], meta.get("generation", 0))
 
     return registry
 

@@ -38,7 +38,7 @@ def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     parser = argparse.ArgumentParser(
         prog="vmaccess-operator",
         description="Grants access to KubeVirt virtual machines as VMAccessGrant objects say.",
-        epilog="Each option can be given as an environment variable, for example VMACCESS_LOG_LEVEL for --log-level; the option wins.",
+        epilog="Each option can also be given as an environment variable, such as VMACCESS_LOG_LEVEL; the option wins.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('vmaccess')}")
 

@@ -1,5 +1,6 @@
 """The control plane everybody else's tests stand on: real, verified, apart from its neighbours, and gone afterwards."""
 
+import fcntl
 import os
 import signal
 import ssl
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,13 @@ def programs() -> Binaries:
 def local(programs: Binaries) -> Iterator[LocalCluster]:
     with LocalCluster(audit=True, users={"alice": ["team-a", "team-b"]}, binaries=programs) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def with_kubevirt(local: LocalCluster) -> LocalCluster:
+    kubevirt.install(local)
+    kubevirt.create_virtual_machines(local)
+    return local
 
 
 def is_gone(pid: int) -> bool:
@@ -179,10 +188,8 @@ def config_map(name: str, owner: dict[str, Any]) -> dict[str, Any]:
 
 
 class TestKubeVirt:
-    def test_its_kinds_roles_and_machines_are_there(self, local: LocalCluster) -> None:
-        assert not kubevirt.is_installed(local)
-        kubevirt.install(local)
-        kubevirt.create_virtual_machines(local)
+    def test_its_kinds_and_machines_are_there(self, with_kubevirt: LocalCluster) -> None:
+        local = with_kubevirt
         assert kubevirt.is_installed(local)
         names = "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}"
         machines = local.kubectl("get", "vms", "-A", "-o", names).stdout.split()
@@ -204,8 +211,10 @@ class TestKubeVirt:
             ("view", "delete", "virtualmachines.kubevirt.io", "no"),
         ],
     )
-    def test_its_roles_are_aggregated(self, local: LocalCluster, role: str, verb: str, resource: str, allowed: str) -> None:
-        kubevirt.install(local)
+    def test_its_roles_are_aggregated(
+        self, with_kubevirt: LocalCluster, role: str, verb: str, resource: str, allowed: str
+    ) -> None:
+        local = with_kubevirt
         local.request("POST", "/api/v1/namespaces", {"metadata": {"name": "vms"}})
         local.kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user=a-{role}", "-n", "vms", check=False)
         wait_until(
@@ -396,6 +405,31 @@ class TestBinaries:
         assert len(builds) == 1
         assert first.etcd == binaries_module.cached_build(environment) / "etcd"
         assert not list((tmp_path / "controlplane").glob("build-*"))
+
+    def test_a_second_process_waits_for_the_first_ones_build(self, tmp_path: Path) -> None:
+        environment = {"VMACCESS_CACHE": str(tmp_path)}
+        target = binaries_module.cached_build(environment)
+        target.parent.mkdir(parents=True)
+        said: list[str] = []
+        with target.with_suffix(".lock").open("w") as lock, ThreadPoolExecutor() as second:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = second.submit(find_or_build, environment, said.append)
+            wait_until(lambda: said, "the second process to say that it waits", timeout=5)
+            self.put(target)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert found.result(timeout=5).etcd == target / "etcd"
+        assert said == ["another process is building the control plane: waiting for it"]
+
+    def test_a_failed_build_shows_what_go_says(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        go = tmp_path / "go"
+        go.write_text(
+            "#!/bin/sh\n[ $1 = env ] && echo go1.99.1 && exit\necho some/package >&2\necho 'x.go:1: no good' >&2\nexit 1\n"
+        )
+        go.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        with pytest.raises(BinariesError, match=r"failed:\nx\.go:1: no good$"):
+            find_or_build({"VMACCESS_CACHE": str(tmp_path / "cache")}, lambda _: None)
+        assert not list((tmp_path / "cache" / "controlplane").glob("build-*"))
 
     def test_without_go_all_ways_out_are_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))

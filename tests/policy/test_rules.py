@@ -79,7 +79,7 @@ def test_intersect_is_exact(a: Rules, b: Rules) -> None:
     assert intersect(a, b) == intersect(b, a)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(RULES, RULES)
 def test_subtract_leaves_nothing_of_what_is_taken_and_adds_nothing(a: Rules, b: Rules) -> None:
     left = meaning(subtract(a, b, VOCABULARY))
@@ -87,7 +87,7 @@ def test_subtract_leaves_nothing_of_what_is_taken_and_adds_nothing(a: Rules, b: 
     assert left <= meaning(a)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(RULES, st.lists(UNNAMED, max_size=3).map(tuple))
 def test_subtract_keeps_every_known_name_that_is_not_taken(a: Rules, b: Rules) -> None:
     def known(requests: frozenset[Request]) -> set[Request]:
@@ -209,7 +209,7 @@ def test_covers(owner: Rule, wanted: Rule, expected: bool) -> None:  # noqa: FBT
         pytest.param(
             rule("*", "get delete"),
             rule("vms", "delete"),
-            [rule("*", "get"), rule("disks", "delete")],
+            [rule("*", "get"), rule("disks vms/vnc vmis/vnc", "delete")],
             id="verbs that are not touched keep the wildcard",
         ),
         pytest.param(rule("*/vnc"), rule("vms/vnc"), [rule("vmis/vnc")], id="*/sub is spelled out"),

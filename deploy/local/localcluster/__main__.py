@@ -6,16 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from localcluster import kubevirt
-from localcluster.access import write_kubeconfig
+from localcluster import kubevirt, product
 from localcluster.binaries import find_or_build
 from localcluster.errors import ClusterError, KubectlError
 from localcluster.local import LocalCluster
-
-ROOT = Path(__file__).resolve().parents[3]
-CRD = ROOT / "crds" / "vmaccessgrants.yaml"
-KUSTOMIZE = ROOT / "deploy" / "kustomize"
-OPERATOR = ("vmaccess-system", "vmaccess-operator")
 
 
 def main() -> int:
@@ -37,37 +31,34 @@ def main() -> int:
 
 def up(kubeconfig: Path) -> None:
     """Run a control plane with KubeVirt's kinds, and what this checkout deploys, until interrupted."""
+    operator = kubeconfig.with_name("operator.kubeconfig")
     binaries = find_or_build()
     started = time.monotonic()
-    with LocalCluster(binaries=binaries) as cluster:
-        print(f"A control plane is ready at {cluster.url} after {time.monotonic() - started:.1f} s.", flush=True)
-        kubevirt.install(cluster)
-        kubevirt.create_virtual_machines(cluster)
-        print("KubeVirt's kinds and default roles are installed, with VirtualMachines in default, myvms and othervms.")
-        if CRD.exists():
-            cluster.apply(CRD)
-            cluster.wait_for_garbage_collector("vmaccess.dev", "vmaccessgrants")
-            print("VMAccessGrants are served.")
-        written = [cluster.kubeconfig(kubeconfig, user="admin")]
-        operator = kubeconfig.with_name("operator.kubeconfig")
-        if (KUSTOMIZE / "kustomization.yaml").exists():
-            cluster.apply(KUSTOMIZE)
-            token = cluster.service_account_token(*OPERATOR, seconds=24 * 3600)
-            written.append(write_kubeconfig(operator, cluster.admin.identified_by(token), user=OPERATOR[1]))
-            print("The operator's rights are installed; there are no nodes here, so nothing runs its Deployment.")
-        print("\nNow, in another terminal:")
-        print(f"  export KUBECONFIG={_shown(kubeconfig)}")
-        print("  .venv/bin/kubectl get vms -A")
-        if operator in written:
+    try:
+        with LocalCluster(binaries=binaries) as cluster:
+            print(f"A control plane is ready at {cluster.url} after {time.monotonic() - started:.1f} s.", flush=True)
+            _fill(cluster, kubeconfig, operator)
+            print("\nNow, in another terminal:")
+            print(f"  export KUBECONFIG={_shown(kubeconfig)}")
+            print("  .venv/bin/kubectl get vms -A")
             print(f"  KUBECONFIG={_shown(operator)} .venv/bin/vmaccess-operator    # the operator, with its own rights only")
-        print("Ctrl-C stops everything and leaves nothing behind.", flush=True)
-        try:
+            print("Ctrl-C stops everything and leaves nothing behind.", flush=True)
             while True:
                 cluster.check()
                 time.sleep(0.5)
-        finally:
-            for file in written:
-                file.unlink(missing_ok=True)
+    finally:
+        for file in (kubeconfig, operator):
+            file.unlink(missing_ok=True)
+
+
+def _fill(cluster: LocalCluster, kubeconfig: Path, operator: Path) -> None:
+    kubevirt.install(cluster)
+    kubevirt.create_virtual_machines(cluster)
+    print("KubeVirt's kinds and default roles are installed, with VirtualMachines in default, myvms and othervms.", flush=True)
+    product.install(cluster)
+    print("VMAccessGrants are served, and the operator's rights are there; no node is, so nothing runs its Deployment.")
+    cluster.kubeconfig(kubeconfig, user="admin")
+    product.operator_kubeconfig(cluster, operator)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--kubeconfig",
         type=Path,
-        default=ROOT / ".local" / "admin.kubeconfig",
+        default=product.ROOT / ".local" / "admin.kubeconfig",
         help="where to write the admin's kubeconfig; the operator's is written beside it (default: .local/admin.kubeconfig)",
     )
     return parser

@@ -38,7 +38,8 @@ def build(target: Path, progress: Callable[[str], None]) -> None:
     target.mkdir(parents=True)
     started = time.monotonic()
     packages = _run([go, "list", "-deps", *_PACKAGES], "fetching Go modules: {count} so far", progress)
-    doing = f"building: {{count}} of {len(packages)} packages"
+    # Packages that go has compiled before, for whatever project, are not compiled and not counted again.
+    doing = f"compiling: {{count}} of at most {len(packages)} packages"
     _run([go, *arguments(), "-o", f"{target}{os.sep}", *_PACKAGES], doing, progress)
     progress(f"the control plane is built, after {_duration(time.monotonic() - started)}")
 

@@ -9,7 +9,7 @@ from localcluster.errors import ClusterError
 T = TypeVar("T")
 
 
-def wait_until(probe: Callable[[], T | None], what: str, *, timeout: float = 30, interval: float = 0.02) -> T:
+def wait_until(probe: Callable[[], T | None], what: str, *, timeout: float = 30, interval: float = 0.05) -> T:
     """Return the first truthy answer of `probe`; after `timeout` seconds raise a ClusterError that names `what`."""
     deadline = time.monotonic() + timeout
     while True:

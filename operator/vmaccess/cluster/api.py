@@ -114,7 +114,10 @@ class Api:
                 return
 
     async def watch(self, resource: Resource, version: str, *, seconds: int) -> AsyncGenerator[Json, None]:
-        """The events of a collection since `version`, bookmarks included, until the server ends the stream after `seconds`."""
+        """The events of a collection since `version`, bookmarks included, until the server ends the stream after `seconds`.
+
+        Raises ApiError, with status 0 where the stream was cut.
+        """
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": seconds}
         response = await self._request("GET", resource.path(), query=query, accept=resource.accept(listing=False), timeout=0)
         try:
@@ -128,6 +131,8 @@ class Api:
                 for line in lines:
                     if line:
                         yield json.loads(line)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unanswered(error) from error
         finally:
             response.close()
 

@@ -9,6 +9,8 @@ from kubernetes.aio.client import Configuration
 
 from vmaccess.settings import Settings
 
+__all__ = ["Configuration", "NoCredentials", "bearer", "load"]
+
 
 class NoCredentials(Exception):
     """There is no way to the API server; the message says what was tried."""
@@ -29,3 +31,10 @@ async def load(settings: Settings) -> Configuration:
             f"no usable credentials in {where}: {error}; give --kubeconfig or run in a pod with a ServiceAccount"
         ) from error
     return loaded
+
+
+async def bearer(configuration: Configuration) -> tuple[str, str]:
+    """Scheme and token of the Authorization header as they are now; empty where a client certificate identifies us."""
+    header: str = (await configuration.auth_settings()).get("BearerToken", {}).get("value") or ""
+    scheme, _, token = header.partition(" ")
+    return (scheme.capitalize(), token) if token else ("", "")

@@ -13,8 +13,6 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-import aiohttp
-
 from vmaccess.cluster.api import Api, ApiError, Json, Resource
 
 log = logging.getLogger(__name__)
@@ -130,8 +128,12 @@ class Mirror(Generic[T]):
                     version = self._take(event)
         except TimeoutError:
             log.warning("%s: nothing heard for %.0f s, watching anew", self.resource.plural, IDLE_LIMIT)
-        except (aiohttp.ClientError, OSError) as error:
-            log.info("%s: the watch was cut (%r), watching anew", self.resource.plural, error)
+        except ApiError as error:
+            if error.status == GONE:
+                raise Expired from error
+            if error.status:
+                raise
+            log.info("%s: the watch was cut, watching anew: %s", self.resource.plural, error)
         finally:
             await stream.aclose()
         if asyncio.get_running_loop().time() - started < 1.0:
@@ -141,8 +143,6 @@ class Mirror(Generic[T]):
     def _take(self, event: Json) -> str:
         kind, raw = event["type"], event["object"]
         if kind == "ERROR":
-            if raw.get("code") == GONE:
-                raise Expired
             raise ApiError(raw.get("code", 0), raw.get("reason", "Unknown"), raw.get("message", ""))
         if kind == "DELETED":
             uid = raw["metadata"]["uid"]

@@ -75,13 +75,13 @@ class WorkQueue(Generic[K]):
             timer.cancel()
         self._timers[key] = loop.call_later(seconds, self.add, key)
 
-    def retry(self, key: K, *, at_least: float = 0.0) -> float:
-        """Have the key worked on after its back-off, and return that delay in seconds."""
+    def retry(self, key: K, *, at_least: float = 0.0) -> tuple[float, int]:
+        """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = max(at_least, min(FIRST_DELAY * 2.0**failures, LAST_DELAY)) * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
         self.add_after(key, delay)
-        return delay
+        return delay, failures + 1
 
     def forget(self, key: K) -> None:
         """The key did not fail: its next failure is its first."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from vmaccess.model.names import NamespaceGlob, NamespaceName
 from vmaccess.model.problems import GRANT_NAME_TOO_LONG, MAX_GRANT_NAME, Problems, explain
-from vmaccess.model.spec import LabelSelector, NamespaceGlob, NamespaceName, Spec
+from vmaccess.model.spec import LabelSelector, Spec
 
 _GLOB: TypeAdapter[str] = TypeAdapter(NamespaceGlob)
 _NAMESPACES: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[NamespaceName, ...])
@@ -60,11 +61,6 @@ def withdrawals(raw: Mapping[str, Any]) -> Withdrawals:
         exclude_namespaces=exclude,
         selection=_selection(_member(raw, "spec"), exclude),
     )
-
-
-def select(spec: Spec) -> Selection:
-    """Where a valid spec wants access."""
-    return Selection(frozenset(spec.namespaces or ()), spec.namespace_selector, spec.exclude_namespaces or ())
 
 
 def _member(raw: Any, *path: str) -> Any:

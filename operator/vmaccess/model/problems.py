@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vmaccess.model.names import IN_WORDS
 from vmaccess.model.schema import Error
-from vmaccess.model.spec import IN_WORDS
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

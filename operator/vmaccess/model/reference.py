@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from vmaccess.model.crd import GROUP, KIND, VERSION, grant_schema
+from vmaccess.model.names import IN_WORDS
 from vmaccess.model.schema import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS
-from vmaccess.model.spec import IN_WORDS, Spec
+from vmaccess.model.spec import Spec
 from vmaccess.model.status import Status
 from vmaccess.model.structural import Schema, plain, without_null
 

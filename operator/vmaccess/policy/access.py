@@ -62,6 +62,26 @@ def grant_step(grant: GrantId, namespace: str, access: Access, observed: Collect
     return Settled()
 
 
+def hold_step(grant: GrantId, ceiling: Rules | None, observed: Collection[Child]) -> Step:
+    """The next write while nothing is given or taken: none, but for what a grant that is gone has left behind, and for a Role
+    that has more than the base role still allows.
+    """
+    for child in (*_of(Kind.ROLE_BINDING, observed), *_of(Kind.ROLE, observed)):
+        if child.whose(grant) is Whose.EARLIER:
+            return remove_step(child, unchanged=True)
+    binding = next((child for child in _of(Kind.ROLE_BINDING, observed) if child.whose(grant) is Whose.OURS), None)
+    for role in _of(Kind.ROLE, observed):
+        if ceiling is None or role.whose(grant) is not Whose.OURS or not isinstance(role.content, RoleContent):
+            continue
+        if not rbac.covers(ceiling, role.content.rules):
+            narrowed = RoleContent(rbac.intersect(role.content.rules, ceiling))
+            return Patch(role, narrowed, grant, instead=Delete(binding) if binding is not None else None)
+    for child in observed:
+        if child.whose(grant) is Whose.OURS and not child.deleting and not child.marks_intact(grant):
+            return Patch(child, None, grant)  # so that what stays can be revoked
+    return Settled()
+
+
 def withdraw_step(grant: GrantId, observed: Collection[Child]) -> Step:
     """The next write towards no access at all: bindings before roles, foreign objects left alone."""
     waiting: Step = Settled()
@@ -83,7 +103,7 @@ def release_step(gone: Collection[str], observed: Iterable[Child]) -> Step:
     """
     waiting: Step = Settled()
     for child in sorted(observed, key=lambda child: _LAST[child.kind]):
-        owner = child.marked_owner
+        owner = child.owner
         if owner is None or owner.uid not in gone:
             continue
         step = remove_step(child, unchanged=True)

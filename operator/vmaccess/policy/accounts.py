@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vmaccess.policy.access import remove_step
 from vmaccess.policy.children import AccountContent, Child, GrantId, Kind, Whose
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Create, Patch, Refused, Settled, Step
 
 
-def account_step(grant: GrantId, namespace: str, name: str, automount: bool, observed: Child | None) -> Step:  # noqa: FBT001
-    """The next write towards the ServiceAccount `namespace`/`name` being there and ours."""
+def account_step(
+    grant: GrantId,
+    namespace: str,
+    name: str,
+    automount: bool,  # noqa: FBT001 - a value of the API, not a mode
+    observed: Child | None,
+    alive: Callable[[GrantId], bool],
+) -> Step:
+    """The next write towards the ServiceAccount `namespace`/`name` being there and ours.
+
+    `alive` tells whether another grant, which the ServiceAccount may belong to, is there to stay.
+    """
     content = AccountContent(automount)
     if observed is None:
         return Create(Kind.SERVICE_ACCOUNT, namespace, name, content)
     match observed.whose(grant):
         case Whose.FOREIGN:
-            return Refused(Reason.NAME_CONFLICT, _conflict(observed))
+            return _taken(observed, alive)
         case Whose.EARLIER:
             return remove_step(observed, unchanged=True)
     if observed.deleting:
@@ -27,20 +39,24 @@ def account_step(grant: GrantId, namespace: str, name: str, automount: bool, obs
 
 def remove_account_step(grant: GrantId, observed: Child | None) -> Step:
     """The next write towards a ServiceAccount that the grant no longer lists being gone."""
-    if observed is None or observed.whose(grant) is not Whose.OURS:
+    whose = observed.whose(grant) if observed is not None else Whose.FOREIGN
+    if observed is None or whose is Whose.FOREIGN:
         return Settled()
-    return remove_step(observed)
+    return remove_step(observed, unchanged=whose is Whose.EARLIER)
 
 
-def _conflict(observed: Child) -> str:
-    other = observed.marked_owner
-    if other is not None and observed.marked_label == other:
-        return (
-            f"ServiceAccount {observed.namespace}/{observed.name} belongs to the VMAccessGrant {other.name!r}: "
-            f"list it under subjects to give it this access too"
+def _taken(observed: Child, alive: Callable[[GrantId], bool]) -> Refused:
+    account, other = f"ServiceAccount {observed.namespace}/{observed.name}", observed.marked_owner
+    if other is None or observed.marked_label != other:
+        return Refused(
+            Reason.NAME_CONFLICT,
+            f"{account} exists (created {observed.created}) and is not this grant's, so it gets nothing: whoever made it may hold "
+            f"its token; once its origin is known, list it under subjects as kind ServiceAccount, or delete it and the grant "
+            f"makes its own",
         )
-    return (
-        f"ServiceAccount {observed.namespace}/{observed.name} exists (created {observed.created}) and is not this grant's, so it gets "
-        f"nothing: whoever made it may hold its token; once its origin is known, list it under subjects as kind ServiceAccount, "
-        f"or delete it and the grant makes its own"
-    )
+    if alive(other):
+        return Refused(
+            Reason.NAME_CONFLICT,
+            f"{account} belongs to the VMAccessGrant {other.name!r}: list it under subjects to give it this access too",
+        )
+    return Refused(Reason.NAME_HELD, f"{account} still belongs to the VMAccessGrant {other.name!r}, which is being deleted")

@@ -172,6 +172,14 @@ class Child:
         """The grant that the ownerReferences name."""
         return next((GrantId(owner.name, owner.uid) for owner in self.owners if owner.is_grant), None)
 
+    @property
+    def owner(self) -> GrantId | None:
+        """The grant with which this child ends: its ownerReference's, or the one it had when somebody stripped every mark.
+
+        Orphaning takes the ownerReference alone: a child that has its label still was left behind on purpose.
+        """
+        return self.marked_owner or (self.remembered if self.marked_label is None else None)
+
     def relates_to(self) -> set[str]:
         """Names of the grants that this object may have to do with: by name, by label, by ownerReference."""
         names = {mark.name for mark in (self.marked_label, self.marked_owner, self.remembered) if mark and mark.name}
@@ -194,7 +202,8 @@ class Child:
             marks = marks[:1]
         if any(mark.uid == grant.uid for mark in marks):
             return Whose.OURS
-        if any(mark.name == grant.name for mark in marks):
+        # The label of another uid alone is what --cascade=orphan leaves behind, or anybody's forgery: not ours to remove.
+        if self.marked_owner is not None and self.marked_owner.name == grant.name:
             return Whose.EARLIER
         return Whose.FOREIGN
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from vmaccess.model.problems import Problems
-from vmaccess.policy.access import Access, grant_step, withdraw_step
+from vmaccess.policy.access import Access, grant_step, hold_step, withdraw_step
 from vmaccess.policy.accounts import account_step, remove_account_step
 from vmaccess.policy.children import Child, GrantId, Kind, Subjects, Whose, service_account_subject
 from vmaccess.policy.grant import Grant, Hold, Intent, Leave, Take
 from vmaccess.policy.namespaces import Globs, Namespace, Place
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import Outcome, State
-from vmaccess.policy.steps import Refused, Settled, Step, Wait
+from vmaccess.policy.steps import Delete, Patch, Refused, Settled, Step, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ def decide_namespace(
                 Refused(Reason.NAMESPACE_NOT_FOUND, f"namespace {name!r} does not exist: it is granted at once when it appears")
             )
         case Place.TERMINATING:
-            return Decision(Settled(), None)
+            return Decision(_reduction(grant, intent, access, name, observed), None)
     if isinstance(intent, Hold):
         bound = any(child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS for child in observed)
-        if bound:
-            return Decision(Settled(), GRANTED)
-        return Decision(Settled(), PENDING if place is Place.SELECTED else None)
+        outcome = GRANTED if bound else PENDING if place is Place.SELECTED else None
+        return Decision(hold_step(grant.id, intent.ceiling, observed), outcome)
     if access is None:
-        return Decision(Wait("the ServiceAccounts come first"), PENDING)
+        earlier = [child for child in observed if child.whose(grant.id) is Whose.EARLIER]
+        return Decision(withdraw_step(grant.id, earlier) if earlier else Wait("the ServiceAccounts come first"), PENDING)
     if not access.subjects:
         decision = _withdrawal(grant.id, observed)
-        return Decision(decision.step, PENDING)
+        return decision if decision.outcome is not None else Decision(decision.step, PENDING)
     step = grant_step(grant.id, name, access, observed)
     match step:
         case Settled():
@@ -74,9 +74,15 @@ def decide_namespace(
 
 
 def decide_account(
-    grant: Grant, intent: Intent, where: tuple[str, str], namespace: Namespace | None, protected: Globs, observed: Child | None
+    grant: Grant,
+    intent: Intent,
+    where: tuple[str, str],
+    namespace: Namespace | None,
+    protected: Globs,
+    observed: Child | None,
+    alive: Callable[[GrantId], bool],
 ) -> Decision:
-    """The decision for the ServiceAccount whose namespace and name are in `where`."""
+    """The decision for the ServiceAccount whose namespace and name are in `where`; `alive` tells of other grants' ids."""
     place, name = where
     if isinstance(intent, Leave | Hold):
         return Decision(Settled(), None)
@@ -97,7 +103,7 @@ def decide_account(
         )
     if namespace.terminating:
         return _refusal(Refused(Reason.NAMESPACE_NOT_FOUND, f"ServiceAccount {name!r}: namespace {place!r} is being deleted"))
-    step = account_step(grant.id, place, name, bool(listed.automount_service_account_token), observed)
+    step = account_step(grant.id, place, name, bool(listed.automount_service_account_token), observed, alive)
     match step:
         case Settled():
             return Decision(step, GRANTED)
@@ -113,6 +119,16 @@ def bound_accounts(grant: Grant, observed: Callable[[str, str], Child | None]) -
         for key in grant.accounts
         if (child := observed(*key)) is not None and child.whose(grant.id) is Whose.OURS
     )
+
+
+def _reduction(grant: Grant, intent: Intent, access: Access | None, name: str, observed: Collection[Child]) -> Step:
+    """The next write in a namespace on its way out, which may take long: nothing is created, but who leaves loses access."""
+    if isinstance(intent, Hold):
+        return hold_step(grant.id, intent.ceiling, observed)
+    if access is None:
+        return Settled()
+    step = grant_step(grant.id, name, access, observed) if access.subjects else withdraw_step(grant.id, observed)
+    return step if isinstance(step, Patch | Delete) else Settled()
 
 
 def _withdrawal(grant: GrantId, observed: Collection[Child]) -> Decision:

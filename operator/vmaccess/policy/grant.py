@@ -15,7 +15,7 @@ from vmaccess.model.spec import RBAC_GROUP, ServiceAccount, Spec
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.children import GrantId, Subject, Subjects
 from vmaccess.policy.reasons import Reason
-from vmaccess.policy.role import InvalidRole, Trimmed, trim
+from vmaccess.policy.role import InvalidRole, Trimmed, ceiling, trim
 from vmaccess.policy.rules import Rules
 
 DEFAULT_BASE = "kubevirt.io:admin"
@@ -101,10 +101,14 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Nothing is given and nothing is taken, except where a namespace is excluded or no longer selected."""
+    """Nothing is given and nothing is taken, except where a namespace is excluded or no longer selected.
+
+    `ceiling` is the most that the live base allows, where that is known: a right that has left the base does not stay.
+    """
 
     reason: Reason
     message: str
+    ceiling: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +142,12 @@ def intent(grant: Grant, base: Rules | None) -> Intent:
     try:
         trimmed = trim(base, grant.spec.role)
     except InvalidRole as invalid:
-        return Hold(Reason.INVALID_SPEC, f"spec.{invalid.field}: {invalid.message}")
+        return Hold(Reason.INVALID_SPEC, f"spec.{invalid.field}: {invalid.message}", ceiling(base))
     if not trimmed.rules:
         return Take(
             Reason.ROLE_EMPTY,
-            f"the ClusterRole {grant.base!r} has none of the rights that spec.role keeps any more: the access is taken away until it has",
+            f"the ClusterRole {grant.base!r} has none of the rights that spec.role keeps any more: "
+            f"the access is taken away until it has",
         )
     return Give(trimmed, _subjects(grant.spec))
 

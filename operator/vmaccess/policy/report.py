@@ -90,11 +90,11 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
         ConditionType.READY: (not (stalled or reconciling), stalled or reconciling or _done(facts, granted, selected)),
         ConditionType.ACTIVE: (facts.bound > 0, _active(facts, selected)),
     }
-    for kind, word in ((ConditionType.RECONCILING, reconciling), (ConditionType.STALLED, stalled)):
+    for abnormal, word in ((ConditionType.RECONCILING, reconciling), (ConditionType.STALLED, stalled)):
         if word is not None:
-            words[kind] = (True, word)
-    for kind, message in _warnings(grant, facts):
-        words[kind] = (True, _Word(kind, message))
+            words[abnormal] = (True, word)
+    for warning, message in _warnings(grant, facts):
+        words[warning] = (True, _Word(warning, message))
 
     status = Status(
         observed_generation=grant.generation,
@@ -183,10 +183,11 @@ def _warnings(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
         messages.setdefault(warning.type, []).append(warning.message)
     exposed = sorted(f"{namespace}/{name}" for namespace, name in grant.accounts if namespace not in facts.namespaces)
     if exposed:
-        messages[Warned.SERVICE_ACCOUNT_EXPOSED] = [
+        exposure = (
             f"whoever may create pods in the namespace of {', '.join(exposed)} can act with this access, and it is not a granted "
             f"namespace: put the ServiceAccount where only its users may create pods"
-        ]
+        )
+        messages[Warned.SERVICE_ACCOUNT_EXPOSED] = [exposure]
     for kind in sorted(messages):
         yield kind, "; ".join(messages[kind])
 

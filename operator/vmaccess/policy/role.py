@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-class InvalidRole(ValueError):  # noqa: N818 - it names what is wrong, like the condition reason
+class InvalidRole(ValueError):
     """The spec's `role` cannot be granted: `field` is a path such as `role.keep[0].resources[1]`, `message` why, and the cure."""
 
     def __init__(self, field: str, message: str) -> None:
@@ -83,8 +83,8 @@ def trim(base: Rules, role: Role | None) -> Trimmed:
         warnings.append(
             Warning_(
                 "SecretsReachable",
-                f"the role gives {rights}: that reaches every Secret, ConfigMap, PersistentVolumeClaim and ServiceAccount token of "
-                "the namespace, since a virtual machine may mount any of them; drop these verbs if this is not meant",
+                f"the role gives {rights}: this reaches every Secret, ConfigMap, PersistentVolumeClaim and ServiceAccount token "
+                "of the namespace, since a virtual machine may mount any of them; drop these verbs if this is not meant",
             )
         )
     return Trimmed(rules, tuple(warnings))
@@ -99,9 +99,9 @@ def _cut(base: Rules, role: Role) -> tuple[Rules, tuple[str, ...]]:
     """The rules, and the nested subresources that had to be left out for want of their short spelling."""
     tails = _nested_tails(base)
     dropped = tuple(_with_nested(_as_rule(entry), tails) for entry in role.drop or ())
-    dropped += _short_spellings_with_all_dropped(dropped)
-    picked = intersect(base, tuple(_with_nested(rule, tails) for rule in _wanted(role)))
-    left = _namespaced(subtract(picked, dropped, (*VOCABULARY, *base)))
+    orphaned = _short_spellings_with_all_dropped(dropped)
+    picked = intersect(_namespaced(base), tuple(_with_nested(rule, tails) for rule in _wanted(role)))
+    left = _namespaced(subtract(picked, (*dropped, *orphaned), (*VOCABULARY, *base)))
     left += subtract(_short_spellings(left), dropped, VOCABULARY)
     return _reachable(left)
 
@@ -304,6 +304,8 @@ def _near(resource: str, groups: set[str], known: _Known) -> list[str]:
     spelled = SHORT_NAMES.get(kind, kind) + slash + sub
     if spelled in known.groups_of:
         return [spelled]
+    if kind == ANY:
+        return get_close_matches(resource, sorted({f"*/{name.partition('/')[2]}" for name in known.groups_of if "/" in name}), 1)
     siblings = [name for name in known.groups_of if name.partition("/")[2] == (sub or resource)]
     if siblings:
         return get_close_matches(spelled, sorted(siblings), 1, 0)

@@ -1,0 +1,41 @@
+"""Entry point of `kubectl vmaccess`: reads the command line, and tells in one line what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from vmaccess.cli import kubeconfig
+from vmaccess.cli.connection import Failed, add_connection_options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; returns when it went well, exits 1 with a message when it failed, 2 when it was called wrongly."""
+    given = _parser().parse_args(arguments)
+    try:
+        given.run(given)
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kubectl vmaccess",
+        description="Works with VMAccessGrants, as you: with your kubeconfig and your rights, never with the operator's.",
+        epilog="`kubectl vmaccess VERB --help` tells more about a verb.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('vmaccess')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    connection = argparse.ArgumentParser(add_help=False)
+    add_connection_options(connection.add_argument_group("connection"))
+    kubeconfig.add_verb(verbs, connection)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

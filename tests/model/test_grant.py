@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmaccess.model.grant import Selection, Withdrawals, read_spec, withdrawals
+from vmaccess.model.problems import Problems
+from vmaccess.model.spec import SERVICE_ACCOUNT_AS_USER, LabelSelector, Spec
+
+WHO = {"subjects": [{"kind": "Group", "name": "oidc:team-a"}]}
+WHERE = {"namespaces": ["default"]}
+
+LABEL_IN_WORDS = "use lower case letters, digits and '-', with a letter or digit at both ends"
+
+MESSAGES: dict[str, tuple[Any, list[str]]] = {
+    "no spec": (None, ["spec: is required: set it"]),
+    "spec of a wrong type": ("x", ['spec: must be an object with fields, not the string "x"']),
+    "nobody and nowhere": (
+        {},
+        [
+            "spec: nobody is named: add at least one entry to serviceAccounts or subjects",
+            "spec: no namespace is named: add at least one entry to namespaces, or a namespaceSelector",
+        ],
+    ),
+    "missing field": (WHERE | {"subjects": [{"kind": "User"}]}, ["spec.subjects[0].name: is required: set it"]),
+    "number for a name": (WHO | {"namespaces": [123]}, ["spec.namespaces[0]: must be a string, not a number: put it in quotes"]),
+    "unquoted yes": (
+        WHO | {"namespaces": [True]},
+        ["spec.namespaces[0]: must be a string, not the boolean true: put it in quotes"],
+    ),
+    "text for a list": (WHO | {"namespaces": "default"}, ['spec.namespaces: must be a list, not the string "default"']),
+    "null in a list": (WHO | {"namespaces": [None]}, ["spec.namespaces[0]: must be a string, not null"]),
+    "quoted boolean": (
+        WHO | WHERE | {"suspend": "true"},
+        ['spec.suspend: must be true or false, not the string "true": remove the quotes'],
+    ),
+    "bad name": (
+        WHO | {"namespaces": ["My_NS"]},
+        [f'spec.namespaces[0]: "My_NS" is not allowed: {LABEL_IN_WORDS}'],
+    ),
+    "long name": (WHO | {"namespaces": ["a" * 64]}, ["spec.namespaces[0]: has 64 characters: use at most 63"]),
+    "empty name": (WHO | {"namespaces": [""]}, ["spec.namespaces[0]: is empty: give it a value or remove it"]),
+    "too many": (
+        WHO | {"namespaces": [f"n{index}" for index in range(5001)]},
+        ["spec.namespaces: has 5001 entries: use at most 5000"],
+    ),
+    "empty list": (WHO | WHERE | {"role": {"keep": []}}, ["spec.role.keep: is empty: add an entry or remove the field"]),
+    "duplicate": (WHO | {"namespaces": ["a", "b", "a"]}, ["spec.namespaces[2]: the same as entry 0: remove one"]),
+    "unknown preset": (
+        WHO | WHERE | {"role": {"preset": "view"}},
+        ['spec.role.preset: "view" is not known: did you mean View? Use one of View'],
+    ),
+    "unknown kind": (
+        WHERE | {"subjects": [{"kind": "Groups", "name": "a"}, {"kind": "Robot", "name": "b"}]},
+        [
+            'spec.subjects[0].kind: "Groups" is not known: did you mean Group? Use one of User, Group, ServiceAccount',
+            'spec.subjects[1].kind: "Robot" is not known: Use one of User, Group, ServiceAccount',
+        ],
+    ),
+    "list for a kind": (
+        WHERE | {"subjects": [{"kind": [], "name": "a"}]},
+        ["spec.subjects[0].kind: must be one of User, Group, ServiceAccount, not a list"],
+    ),
+    "system group": (
+        WHERE | {"subjects": [{"kind": "Group", "name": "system:masters"}]},
+        ["spec.subjects[0].name: names that begin with system: belong to Kubernetes itself: name a user or group of your own"],
+    ),
+    "ServiceAccount as a user": (
+        WHERE | {"subjects": [{"kind": "User", "name": "system:serviceaccount:a:b"}]},
+        [f"spec.subjects[0].name: {SERVICE_ACCOUNT_AS_USER}"],
+    ),
+    "label with a prefix": (
+        WHO | {"namespaceSelector": {"matchLabels": {"example.com/a": 1}}},
+        ['spec.namespaceSelector.matchLabels["example.com/a"]: must be a string, not a number: put it in quotes'],
+    ),
+    "many mistakes, in the order of the fields": (
+        {"suspend": 0, "namespaces": ["B", "ok", "C"], "subjects": [{"kind": "User", "name": "a", "namespace": "b"}]},
+        [
+            "spec.subjects[0].namespace: only a subject of kind ServiceAccount has a namespace: remove namespace",
+            f'spec.namespaces[0]: "B" is not allowed: {LABEL_IN_WORDS}',
+            f'spec.namespaces[2]: "C" is not allowed: {LABEL_IN_WORDS}',
+            "spec.suspend: must be true or false, not a number",
+        ],
+    ),
+    "hostile text": (
+        WHO | {"namespaces": ["\x1b[31m\u202e\n" + "x" * 50]},
+        [
+            'spec.namespaces[0]: "\\u001b[31m\\u202e\\n' + "x" * 38 + f"... is not allowed: {LABEL_IN_WORDS}",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "messages"), MESSAGES.values(), ids=MESSAGES)
+def test_every_mistake_is_named_with_its_field_and_cure(spec: Any, messages: list[str]) -> None:
+    assert read_spec({"metadata": {"name": "a"}, "spec": spec}) == Problems(tuple(messages))
+
+
+def test_a_long_name_is_a_problem_beside_the_others() -> None:
+    long = {"metadata": {"name": "a" * 64}, "spec": WHO | WHERE}
+    too_long = "metadata.name: a grant's name becomes the value of a label: use at most 63 characters"
+    assert read_spec(long) == Problems((too_long,))
+    assert read_spec(long | {"spec": None}) == Problems((too_long, "spec: is required: set it"))
+
+
+def test_a_summary_is_short() -> None:
+    problems = read_spec({"spec": WHO | {"namespaces": ["A"] * 5000}})
+    assert isinstance(problems, Problems)
+    assert len(problems.messages) == 5000
+    assert problems.summary(most=1).endswith("at both ends; and 4999 more")
+    assert Problems(("a", "b")).summary() == "a; b"
+
+
+def test_any_mapping_is_read_and_unknown_fields_are_ignored() -> None:
+    spec = read_spec(MappingProxyType({"spec": MappingProxyType(WHO | WHERE | {"newer": 1})}))
+    assert isinstance(spec, Spec)
+    assert spec.namespaces == ("default",)
+
+
+NOTHING = Withdrawals(suspend=False, exclude_namespaces=(), selection=None)
+NOWHERE = Selection(frozenset(), None, ())
+SELECTOR = LabelSelector(match_labels={"team": "a"})
+
+WITHDRAWN: dict[str, tuple[Any, Withdrawals]] = {
+    "no spec": (None, NOTHING),
+    "spec of a wrong type": (["a"], NOTHING),
+    "nothing selected": ({}, Withdrawals(suspend=False, exclude_namespaces=(), selection=NOWHERE)),
+    "the rest is invalid": (
+        {"subjects": 3, "role": "x", "namespaces": ["a"], "suspend": True},
+        Withdrawals(suspend=True, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
+    "suspend is no boolean": (
+        {"suspend": "true", "namespaces": ["a"]},
+        Withdrawals(suspend=False, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
+    "valid entries among the exclusions": (
+        {"excludeNamespaces": ["a-*", 3, "A", None, "b", "a-*", ""], "namespaces": []},
+        Withdrawals(suspend=False, exclude_namespaces=("a-*", "b"), selection=Selection(frozenset(), None, ("a-*", "b"))),
+    ),
+    "exclusions of a wrong type": (
+        {"excludeNamespaces": "secret", "namespaces": ["a"]},
+        Withdrawals(suspend=False, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
+    "a namespace that cannot be read": (
+        {"namespaces": ["a", "B"], "excludeNamespaces": ["c"]},
+        Withdrawals(suspend=False, exclude_namespaces=("c",), selection=None),
+    ),
+    "namespaces of a wrong type": ({"namespaces": {"a": 1}}, NOTHING),
+    "a namespace twice": (
+        {"namespaces": ["a", "a"]},
+        Withdrawals(suspend=False, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
+    "a selector": (
+        {"namespaces": None, "namespaceSelector": {"matchLabels": {"team": "a"}}},
+        Withdrawals(suspend=False, exclude_namespaces=(), selection=Selection(frozenset(), SELECTOR, ())),
+    ),
+    "a selector that cannot be read": ({"namespaces": ["a"], "namespaceSelector": {"matchLabels": {"team": 1}}}, NOTHING),
+    "a selector with a null label": ({"namespaceSelector": {"matchLabels": {"team": None}}}, NOTHING),
+    "a selector of a wrong type": ({"namespaceSelector": "team=a"}, NOTHING),
+}
+
+
+@pytest.mark.parametrize(("spec", "expected"), WITHDRAWN.values(), ids=WITHDRAWN)
+def test_what_takes_access_away_is_read_by_itself(spec: Any, expected: Withdrawals) -> None:
+    assert withdrawals({"spec": spec}) == expected
+
+
+FIELDS = (
+    *("metadata", "name", "spec", "serviceAccounts", "subjects", "kind", "apiGroup", "namespace", "namespaces"),
+    *("namespaceSelector", "matchLabels", "matchExpressions", "operator", "key", "values", "excludeNamespaces", "role", "from"),
+    *("keep", "drop", "resources", "verbs", "suspend", "[key]", "a.b/c"),
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["a", "User", "In", "\ud800", 10**400]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=3), inner, max_size=6),
+    max_leaves=40,
+)
+
+
+SPECS = st.builds(lambda spec: {"spec": spec}, st.dictionaries(st.sampled_from(FIELDS), JSON))
+
+
+@given(raw=st.dictionaries(st.sampled_from(FIELDS[:3]), JSON) | SPECS)
+def test_nothing_that_is_stored_raises(raw: dict[str, Any]) -> None:
+    problems = read_spec(raw)
+    withdrawals(raw)
+    if isinstance(problems, Problems):
+        assert problems.messages
+        assert all(message.isprintable() for message in problems.messages), problems
+        json.dumps(problems.messages).encode()
