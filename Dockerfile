@@ -48,8 +48,10 @@ RUN python -m pip uninstall --quiet --yes --root-user-action=ignore pip setuptoo
         -x '/(site-packages|dist-packages|idlelib|lib2to3|tkinter|turtledemo|distutils)/' "$stdlib"
 COPY --from=build /opt/vmaccess /opt/vmaccess
 
+# kopf asks for its user's name, and a uid that only the pod's securityContext knows has none (KeyError from getpwuid).
 ENV PATH=/opt/vmaccess/bin:$PATH \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    USER=vmaccess
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["vmaccess-operator"]

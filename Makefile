@@ -1,13 +1,14 @@
 # Everything runs from .venv, which is made here; nothing else on the machine is changed but a cache outside the checkout.
 
 PYTHON ?= python3
+BENCH ?=
 UPGRADE ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOCK := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint cluster lock
+.PHONY: help demo test bench lint cluster lock
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -18,6 +19,10 @@ demo: $(STAMP) ## Play the first story end to end on a real control plane
 test: $(STAMP) ## Run all tests; the first time builds the control plane, some 10 minutes
 	$(BIN)/python -m localcluster build
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## Measure the operator against a bare client in the same run; BENCH="--namespaces 1000"
+	$(BIN)/python -m localcluster build
+	$(BIN)/python -m tests.bench $(BENCH)
 
 lint: $(STAMP) ## Check style, types and layers
 	$(BIN)/ruff check

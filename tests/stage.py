@@ -204,7 +204,8 @@ class Stage:
 
     def reads(self, since: int) -> list[str]:
         """Every read of a single object by the operator since a mark."""
-        return [_worded(event) for event in self.cluster.audit_events(user=OPERATOR, since=since) if event["verb"] == "get"]
+        asked = self.cluster.audit_events(user=OPERATOR, since=since)
+        return [_worded(event) for event in asked if event["verb"] == "get" and "objectRef" in event]  # else it is discovery
 
 
 _TYPE = {"apiVersion": "vmaccess.dev/v1alpha1", "kind": "VMAccessGrant"}

@@ -1,4 +1,4 @@
-"""A changed spec or base role becomes the new access, and on the way nobody has more than before and after, nor less than in both."""
+"""A changed spec or base role becomes the new access; on the way nobody has more than either gives, nor less than both."""
 
 from __future__ import annotations
 

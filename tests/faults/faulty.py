@@ -102,14 +102,15 @@ async def running(kubeconfig: Path, plan: Plan = untouched, *, workers: int = 8)
     configuration = Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
     try:
-        async with FaultyApi(configuration, plan) as api, _at_work(api, workers) as controller:
+        async with FaultyApi(configuration, plan) as api, at_work(api, workers) as controller:
             yield controller, api
     finally:
         await asyncio.sleep(0.1)  # aiohttp closes TLS connections a little later than its session
 
 
 @asynccontextmanager
-async def _at_work(api: Api, workers: int) -> AsyncIterator[Controller]:
+async def at_work(api: Api, workers: int = 8) -> AsyncIterator[Controller]:
+    """The controller with its mirrors and workers, for as long as the context lasts."""
     controller = Controller(api, protected=("kube-*", "vmaccess-system"))
     tasks = [asyncio.create_task(mirror.run()) for mirror in controller.world.mirrors]
     tasks += [asyncio.create_task(controller.work()) for _ in range(workers)]

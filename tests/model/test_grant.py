@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from vmaccess.model.grant import Selection, Withdrawals, read_spec, withdrawals
 from vmaccess.model.problems import Problems
 from vmaccess.model.spec import SERVICE_ACCOUNT_AS_USER, LabelSelector, Spec
+from vmaccess.model.structural import structural
+
+Grant = dict[str, Any]
 
 WHO = {"subjects": [{"kind": "Group", "name": "oidc:team-a"}]}
 WHERE = {"namespaces": ["default"]}
@@ -116,10 +119,66 @@ def test_a_summary_is_short() -> None:
     assert Problems(("a", "b")).summary() == "a; b"
 
 
-def test_any_mapping_is_read_and_unknown_fields_are_ignored() -> None:
-    spec = read_spec(MappingProxyType({"spec": MappingProxyType(WHO | WHERE | {"newer": 1})}))
+def test_any_mapping_is_read() -> None:
+    spec = read_spec(MappingProxyType({"spec": MappingProxyType(WHO | WHERE)}))
     assert isinstance(spec, Spec)
     assert spec.namespaces == ("default",)
+
+
+GRANT = {"apiVersion": "vmaccess.dev/v1alpha1", "kind": "VMAccessGrant", "metadata": {"name": "a"}, "status": {"newer": 1}}
+IF_NOT = "If not, remove it or upgrade to a version that knows it"
+OR_ELSE = "remove it or upgrade to a version that knows it"
+
+UNKNOWN: dict[str, tuple[Grant, str]] = {
+    "labels": (
+        {"namespaceSelector": {"matchLabel": {"team": "a"}}},
+        f"spec.namespaceSelector.matchLabel: unknown field: did you mean matchLabels? {IF_NOT}",
+    ),
+    "labels in Python's spelling": (
+        {"namespaceSelector": {"match_labels": {"team": "a"}}},
+        f"spec.namespaceSelector.match_labels: unknown field: did you mean matchLabels? {IF_NOT}",
+    ),
+    "drop": ({"role": {"dorp": []}}, f"spec.role.dorp: unknown field: did you mean drop? {IF_NOT}"),
+    "from in Python's spelling": ({"role": {"from_": "a"}}, f"spec.role.from_: unknown field: did you mean from? {IF_NOT}"),
+    "exclusion": (
+        {"excludeNamespace": ["a"]},
+        f"spec.excludeNamespace: unknown field: did you mean excludeNamespaces? {IF_NOT}",
+    ),
+    "suspension": ({"suspended": True}, f"spec.suspended: unknown field: did you mean suspend? {IF_NOT}"),
+    "null": ({"suspended": None}, f"spec.suspended: unknown field: did you mean suspend? {IF_NOT}"),
+    "in an entry of a list": (
+        {"role": {"drop": [{"verbs": ["get"]}, {"verbs": ["list"], "resource": ["secrets"]}]}},
+        f"spec.role.drop[1].resource: unknown field: did you mean resources? {IF_NOT}",
+    ),
+    "a field of a later version": (
+        {"expirationTime": "2027-01-01T00:00:00Z"},
+        f"spec.expirationTime: unknown field: known here are {', '.join(structural(Spec)['properties'])}: {OR_ELSE}",
+    ),
+    "a later field of the role": (
+        {"role": {"include": ["Migrate"]}},
+        f"spec.role.include: unknown field: known here are kind, from, preset, keep, drop: {OR_ELSE}",
+    ),
+    "hostile text": (
+        {"role": {"\u202e\n": 1}},
+        f'spec.role["\\u202e\\n"]: unknown field: known here are kind, from, preset, keep, drop: {OR_ELSE}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_field_is_refused_with_the_one_that_was_meant(fields: Grant, message: str) -> None:
+    assert read_spec({**GRANT, "spec": WHO | WHERE | fields}) == Problems((message,))
+
+
+def test_an_unknown_field_beside_spec_is_refused_too() -> None:
+    beside = {**GRANT, "spec": WHO | WHERE, "suspend": True, "x": 1}
+    known = "apiVersion, kind, metadata, spec, status, " + ", ".join(f"spec.{field}" for field in structural(Spec)["properties"])
+    assert read_spec(beside) == Problems(
+        (
+            f"suspend: unknown field: did you mean spec.suspend? {IF_NOT}",
+            f"x: unknown field: known here are {known}: {OR_ELSE}",
+        )
+    )
 
 
 NOTHING = Withdrawals(suspend=False, exclude_namespaces=(), selection=None)
@@ -162,6 +221,35 @@ WITHDRAWN: dict[str, tuple[Any, Withdrawals]] = {
     "a selector that cannot be read": ({"namespaces": ["a"], "namespaceSelector": {"matchLabels": {"team": 1}}}, NOTHING),
     "a selector with a null label": ({"namespaceSelector": {"matchLabels": {"team": None}}}, NOTHING),
     "a selector of a wrong type": ({"namespaceSelector": "team=a"}, NOTHING),
+    "a selector with an unknown field": ({"namespaces": ["a"], "namespaceSelector": {"matchLabel": {"team": "a"}}}, NOTHING),
+    "a selector with an unknown field beside a known one": (
+        {"namespaceSelector": {"matchLabels": {"team": "a"}, "matchFields": []}},
+        NOTHING,
+    ),
+    "a selector in Python's spelling": ({"namespaceSelector": {"match_labels": {"team": "a"}}}, NOTHING),
+    "an expression with an unknown field": (
+        {"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "Exists", "value": "a"}]}},
+        NOTHING,
+    ),
+    "a selector that is misspelt": ({"namespaces": ["a"], "namespaceselectors": {"matchLabels": {"team": "a"}}}, NOTHING),
+    "a selector in Python's spelling beside namespaces": ({"namespaces": ["a"], "namespace_selector": {}}, NOTHING),
+    "a list that is misspelt": ({"namespace": ["a"], "namespaceSelector": {}}, NOTHING),
+    "an unknown field that selects nothing": (
+        {"namespaces": ["a"], "expirationTime": "2027-01-01T00:00:00Z", "role": {"dorp": []}, "suspend": True},
+        Withdrawals(suspend=True, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
+    "an exclusion that is misspelt": (
+        {"namespaces": ["a"], "excludeNamespace": ["a"]},
+        Withdrawals(suspend=False, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
+    "an exclusion beside a selector with an unknown field": (
+        {"excludeNamespaces": ["b"], "suspend": True, "namespaceSelector": {"matchLabel": {"team": "a"}}},
+        Withdrawals(suspend=True, exclude_namespaces=("b",), selection=None),
+    ),
+    "a suspension that is misspelt": (
+        {"namespaces": ["a"], "suspended": True, "Suspend": True},
+        Withdrawals(suspend=False, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
 }
 
 
@@ -170,10 +258,15 @@ def test_what_takes_access_away_is_read_by_itself(spec: Any, expected: Withdrawa
     assert withdrawals({"spec": spec}) == expected
 
 
+@pytest.mark.parametrize(("field", "held"), [("namespaceSelector", True), ("namespaces", True), ("suspend", False), ("x", False)])
+def test_what_selects_and_stands_beside_spec_holds_the_selection(field: str, held: bool) -> None:  # noqa: FBT001
+    assert (withdrawals({"spec": {"namespaces": ["a"]}, field: []}).selection is None) == held
+
+
 FIELDS = (
     *("metadata", "name", "spec", "serviceAccounts", "subjects", "kind", "apiGroup", "namespace", "namespaces"),
     *("namespaceSelector", "matchLabels", "matchExpressions", "operator", "key", "values", "excludeNamespaces", "role", "from"),
-    *("keep", "drop", "resources", "verbs", "suspend", "[key]", "a.b/c"),
+    *("keep", "drop", "resources", "verbs", "suspend", "[key]", "a.b/c", "suspended", "match_labels"),
 )
 JSON = st.recursive(
     st.none()

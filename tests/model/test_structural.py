@@ -32,10 +32,10 @@ class Endless(BaseModel):
     child: Endless | None = Field(None, description="Itself.")
 
 
-class Closed(BaseModel):
-    """An object that knows all its fields."""
+class Open(BaseModel):
+    """An object with further fields."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
 
     name: Text = Field(description="Its name.")
 
@@ -76,7 +76,7 @@ REFUSED = {
         model(Annotated[dict[Annotated[str, Field(pattern="^a$")], Text], Field(max_length=3)]),
         "patternProperties",
     ),
-    "object that forbids more": (model(Closed), "cannot forbid further properties"),
+    "object that allows more": (model(Open), "cannot have further properties"),
     "anything": (model(Any), "Thing.field: has no type"),
     "nothing": (model(None), "Thing.field: has the type null"),
     "union": (model(int | Text), "Thing.field: is a union"),
@@ -132,6 +132,24 @@ def test_a_model_is_inlined_with_the_description_of_the_field() -> None:
             "name": {"description": "Its name.", "type": "string", "maxLength": 10},
             "note": {"description": "A note.", "type": "string", "maxLength": 10},
         },
+    }
+
+
+class Closed(BaseModel):
+    """An object that knows all its fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Text = Field(description="Its name.")
+
+
+def test_an_object_that_forbids_further_fields_keeps_them_to_be_refused() -> None:
+    assert structural(model(Closed))["properties"]["field"] == {
+        "description": "A field.",
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": True,
+        "required": ["name"],
+        "properties": {"name": {"description": "Its name.", "type": "string", "maxLength": 10}},
     }
 
 

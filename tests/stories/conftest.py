@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from localcluster import Cluster, kubevirt
+from localcluster import Cluster, kubevirt, wait_until
 from localcluster.api import documents
 from tests.stage import Stage
 
@@ -34,6 +34,7 @@ def machines(cluster: Cluster) -> Iterator[Mapping[str, list[str]]]:
         cluster.request("DELETE", machines_path(namespace))
         if namespace not in there:
             cluster.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    wait_until(lambda: not (found.keys() - there) & namespaces(cluster), "the story's namespaces to be gone")
 
 
 @pytest.fixture

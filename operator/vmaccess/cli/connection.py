@@ -104,7 +104,7 @@ class Connection:
             answer = self._client.call_api(*sent, _request_timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
             content = answer.read()
         except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
-            why = getattr(error, "reason", None) or error
+            why = " ".join(str(getattr(error, "reason", None) or error).split())
             raise Failed(f"no answer from {self.cluster.server}: {why}") from error
         if answer.status >= 400:
             raise _refusal(answer.status, str(answer.reason), content)

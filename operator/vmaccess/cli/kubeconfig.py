@@ -278,9 +278,9 @@ def _namespace(text: str) -> str:
 
 
 def _lifetime(text: str) -> timedelta:
-    if not text or not re.fullmatch(r"(\d{1,9}[dhms])+", text):
+    if not text or not re.fullmatch(r"([0-9]{1,9}[dhms])+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: write for example 30m, 8h, 7d or 1h30m")
-    total = sum((timedelta(**{_UNITS[unit]: int(count)}) for count, unit in re.findall(r"(\d+)([dhms])", text)), timedelta())
+    total = sum((timedelta(**{_UNITS[unit]: int(count)}) for count, unit in re.findall(r"([0-9]+)([dhms])", text)), timedelta())
     if not MINIMUM <= total <= MAXIMUM:
         raise argparse.ArgumentTypeError(f"{text} is not possible: Kubernetes makes tokens for 10m up to {MAXIMUM.days}d")
     return total

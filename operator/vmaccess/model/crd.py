@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from vmaccess.model.problems import GRANT_NAME_TOO_LONG, MAX_GRANT_NAME
-from vmaccess.model.schema import VALIDATIONS
+from vmaccess.model.schema import KEEPS_UNKNOWN, VALIDATIONS
 from vmaccess.model.spec import Spec
 from vmaccess.model.status import Status
 from vmaccess.model.structural import Schema, structural
@@ -18,12 +18,14 @@ VERSION = "v1alpha1"
 KIND = "VMAccessGrant"
 PLURAL = "vmaccessgrants"
 
+
 def grant_schema() -> Schema:
     """The schema of the whole object."""
     status = structural(Status)
     return {
         "description": "Delegates access to KubeVirt virtual machines: who may do what in which namespaces.",
         "type": "object",
+        KEEPS_UNKNOWN: True,  # what is written beside spec instead of in it must not vanish either
         VALIDATIONS: [
             {
                 "rule": f"size(self.metadata.name) <= {MAX_GRANT_NAME}",

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from vmaccess.model.crd import grant_schema
 from vmaccess.model.names import NamespaceGlob, NamespaceName
-from vmaccess.model.problems import GRANT_NAME_TOO_LONG, MAX_GRANT_NAME, Problems, explain
+from vmaccess.model.problems import (
+    GRANT_NAME_TOO_LONG,
+    MAX_GRANT_NAME,
+    Problems,
+    explain,
+    field_path,
+    nearest,
+    unknown_field,
+)
 from vmaccess.model.spec import LabelSelector, Spec
 
+_FIELDS = grant_schema()["properties"]
+_SPEC_FIELDS = tuple(_FIELDS["spec"]["properties"])
+# What is written beside spec was probably meant to be in it.
+_FIELDS_AND_SPEC = (*_FIELDS, *(f"spec.{field}" for field in _SPEC_FIELDS))
 _GLOB: TypeAdapter[str] = TypeAdapter(NamespaceGlob)
 _NAMESPACES: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[NamespaceName, ...])
 
@@ -29,7 +42,8 @@ class Selection:
 class Withdrawals:
     """What takes access away, as far as it can be read.
 
-    `selection` is None when the object does not tell which namespaces it is about; nothing is withdrawn for that reason.
+    `selection` is None when the object does not tell which namespaces it is about: a part of it cannot be read, or has a
+    field that nobody knows. Nothing is withdrawn for that reason.
     """
 
     suspend: bool
@@ -39,18 +53,16 @@ class Withdrawals:
 
 def read_spec(raw: Mapping[str, Any]) -> Spec | Problems:
     """The spec of a grant, or everything that is wrong with the grant. Never raises, whatever `raw` holds."""
-    messages: list[str] = []
     name = _member(raw, "metadata", "name")
-    if isinstance(name, str) and len(name) > MAX_GRANT_NAME:
-        messages.append(f"metadata.name: {GRANT_NAME_TOO_LONG}")
+    messages = [f"metadata.name: {GRANT_NAME_TOO_LONG}"] if isinstance(name, str) and len(name) > MAX_GRANT_NAME else []
+    messages += (
+        f"{field_path(field).removeprefix('.')}: {unknown_field(field, _FIELDS_AND_SPEC)}" for field in _unknown(raw, _FIELDS)
+    )
     try:
-        spec = Spec.model_validate(_member(raw, "spec"))
+        spec = Spec.read(_member(raw, "spec"))
     except ValidationError as invalid:
-        messages.extend(explain(invalid, "spec"))
-    else:
-        if not messages:
-            return spec
-    return Problems(tuple(messages))
+        return Problems((*messages, *explain(invalid, "spec", _FIELDS["spec"])))
+    return Problems(tuple(messages)) if messages else spec
 
 
 def withdrawals(raw: Mapping[str, Any]) -> Withdrawals:
@@ -59,7 +71,23 @@ def withdrawals(raw: Mapping[str, Any]) -> Withdrawals:
     return Withdrawals(
         suspend=_member(raw, "spec", "suspend") is True,
         exclude_namespaces=exclude,
-        selection=_selection(_member(raw, "spec"), exclude),
+        selection=None if _may_select_more(raw) else _selection(_member(raw, "spec"), exclude),
+    )
+
+
+def _unknown(node: Any, known: Collection[str]) -> Iterator[str]:
+    return (str(field) for field in node if field not in known) if isinstance(node, Mapping) else iter(())
+
+
+def _may_select_more(raw: Any) -> bool:
+    """Whether a field that nobody knows looks like a misspelt one of those that select.
+
+    Other unknown fields leave the selection readable: a namespace taken out of it loses its access.
+    """
+    beside = (nearest(field, _FIELDS_AND_SPEC) for field in _unknown(raw, _FIELDS))
+    inside = (nearest(field, _SPEC_FIELDS) for field in _unknown(_member(raw, "spec"), _SPEC_FIELDS))
+    return any(near in ("spec.namespaces", "spec.namespaceSelector") for near in beside) or any(
+        near in ("namespaces", "namespaceSelector") for near in inside
     )
 
 
@@ -76,7 +104,7 @@ def _selection(spec: Any, exclude: tuple[str, ...]) -> Selection | None:
     try:
         return Selection(
             frozenset(() if listed is None else _NAMESPACES.validate_python(listed)),
-            None if selector is None else LabelSelector.model_validate(selector),
+            None if selector is None else LabelSelector.read(selector),
             exclude,
         )
     except ValidationError:

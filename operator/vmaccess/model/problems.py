@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+    from vmaccess.model.structural import Schema
+
 MAX_GRANT_NAME = 63
 GRANT_NAME_TOO_LONG = "a grant's name becomes the value of a label: use at most 63 characters"
 MAX_SHOWN = 60
+UPGRADE = "remove it or upgrade to a version that knows it"
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,39 @@ class Problems:
         return "; ".join(self.messages[:most]) + (f"; and {more} more" if more > 0 else "")
 
 
-def explain(invalid: ValidationError, root: str) -> Iterator[str]:
-    """One line per mistake; `root` is the JSON path of what was validated."""
+def explain(invalid: ValidationError, root: str, schema: Schema) -> Iterator[str]:
+    """One line per mistake; `root` is the JSON path of what was validated, `schema` its schema."""
     for error in invalid.errors(include_url=False):
         path = root + "".join(_step(step) for step in error["loc"])
-        for field, why in _reasons(error):
+        for field, why in _reasons(error, schema):
             yield f"{path}{field}: {why}"
 
 
+def unknown_field(field: str, known: Iterable[str]) -> str:
+    """Why a field is refused, and the cure, given the names that are known beside it."""
+    if near := nearest(field, known):
+        return f"unknown field: did you mean {near}? If not, {UPGRADE}"
+    return f"unknown field: known here are {', '.join(known)}: {UPGRADE}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, None where there is none like it."""
+    by_case = {candidate.casefold(): candidate for candidate in known}
+    near = difflib.get_close_matches(name[:MAX_SHOWN].casefold(), by_case, n=1)
+    return by_case[near[0]] if near else None
+
+
+def field_path(field: str) -> str:
+    """The step that leads from an object to one of its fields, as part of a JSON path."""
+    plain = field.isascii() and field.isidentifier() and len(field) <= MAX_SHOWN
+    return f".{field}" if plain else f"[{_shown(field)}]"
+
+
 def _step(step: str | int) -> str:
-    return f"[{step}]" if isinstance(step, int) else f".{step}" if step.isidentifier() else f"[{_shown(step)}]"
+    return f"[{step}]" if isinstance(step, int) else field_path(step)
 
 
-def _reasons(error: ErrorDetails) -> Iterator[tuple[str, str]]:
+def _reasons(error: ErrorDetails, schema: Schema) -> Iterator[tuple[str, str]]:
     """Pairs of the path below the error's own location, and the sentence."""
     value, context = error["input"], error.get("ctx", {})
     match error["type"]:
@@ -52,8 +75,17 @@ def _reasons(error: ErrorDetails) -> Iterator[tuple[str, str]]:
             yield from ((f".{rule.field}" if rule.field else "", rule.message) for rule in context["rules"])
         case Error.DUPLICATE:
             yield f"[{context['index']}]", f"the same as entry {context['first']}: remove one"
+        case "extra_forbidden":
+            *parents, field = error["loc"]
+            yield "", unknown_field(str(field), _known(schema, parents))
         case _:
             yield "", _why(error["type"], value, context)
+
+
+def _known(schema: Schema, path: Iterable[str | int]) -> Iterable[str]:
+    for step in path:
+        schema = schema["items"] if isinstance(step, int) else schema["properties"][step]
+    return schema["properties"].keys()  # type: ignore[no-any-return]
 
 
 def _why(kind: str, value: Any, context: Mapping[str, Any]) -> str:
@@ -91,9 +123,8 @@ def _unknown(value: Any, expected: str) -> str:
     choice = ", ".join(name or '""' for name in known)
     if not isinstance(value, str):
         return f"must be one of {choice}, not {_kind(value)}"
-    by_case = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(value[:MAX_SHOWN].casefold(), by_case, n=1)
-    hint = f"did you mean {by_case[near[0]]}? " if near else ""
+    near = nearest(value, known)
+    hint = f"did you mean {near}? " if near else ""
     return f"{_shown(value)} is not known: {hint}Use one of {choice}"
 
 

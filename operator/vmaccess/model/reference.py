@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from vmaccess.model.admission import NAME as POLICY
 from vmaccess.model.crd import GROUP, KIND, VERSION, grant_schema
 from vmaccess.model.names import IN_WORDS
 from vmaccess.model.schema import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS
@@ -28,6 +29,20 @@ a limit or a rule below. Should one get in nevertheless, the operator gives noth
 `Stalled`, reason `InvalidSpec`.
 
 `metadata.name`: {{name}}.
+
+## Unknown fields
+
+A field that this version does not know, misspelt or of a later version, is never accepted and ignored: a grant that has lost
+`matchLabels` to a typo would select every namespace. The keys of `matchLabels` itself are free.
+
+- **At admission** the ValidatingAdmissionPolicy `{POLICY}` refuses it and names it, whatever validation
+  the client asks for. Updates that leave everything but metadata as it is pass, so that whatever is stored can be deleted;
+  so does one that only sets `suspend: true`.
+- **Should it be stored nevertheless** (no such policy on the cluster, or a grant written for a later version), the grant is
+  `Stalled`, reason `InvalidSpec`, and the message names the field and the nearest known one. Nothing is given, and what was
+  given before stays, except for what the rest of the spec takes away for certain: `suspend: true`, an entry of
+  `excludeNamespaces`, and a namespace that is no longer selected. The last does not count when the unknown field is in
+  `namespaceSelector`, or looks like `namespaces` or `namespaceSelector` misspelt: then it is not known what is selected.
 """
 
 

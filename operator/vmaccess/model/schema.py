@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 VALIDATIONS = "x-kubernetes-validations"
 LIST_TYPE = "x-kubernetes-list-type"
 LIST_MAP_KEYS = "x-kubernetes-list-map-keys"
+KEEPS_UNKNOWN = "x-kubernetes-preserve-unknown-fields"
 
 
 class Error(StrEnum):
@@ -138,11 +139,22 @@ class Distinct(_ListOf):
 
 
 class Model(BaseModel):
-    """Read leniently (an older operator must not choke on a newer field), kept immutable, checked against its `validations`."""
+    """Kept immutable, checked against its `validations`. A field that it does not know is an error.
 
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
+    Ignored, a misspelt field or one of a later version would leave a grant wider, or let it live longer, than was written.
+    """
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
     validations: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def read(cls, raw: Any) -> Self:
+        """The model of a JSON value. Raises ValidationError.
+
+        Only JSON's names count: to the API server `match_labels` is an unknown field.
+        """
+        return cls.model_validate(raw, by_alias=True, by_name=False)
 
     @model_validator(mode="after")
     def _validate(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from vmaccess.model.schema import LIST_TYPE, MapBy, Model
 
@@ -29,7 +29,13 @@ Name = Annotated[str, Field(max_length=253)]
 Reason = Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=128)]
 
 
-class Condition(Model):
+class Reported(Model):
+    """A part of the status. Only the operator writes it, so the API server may drop what it does not know."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Condition(Reported):
     """One aspect of the grant's state, in the shape of a Kubernetes condition."""
 
     type: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=128)] = Field(
@@ -46,7 +52,7 @@ class Condition(Model):
     observed_generation: Generation = Field(description="Generation of the grant that the condition is about.")
 
 
-class Namespaces(Model):
+class Namespaces(Reported):
     """The selected namespaces, counted. selected = granted + pending + failed."""
 
     selected: Count = Field(0, description="Namespaces in which access is wanted.")
@@ -57,7 +63,7 @@ class Namespaces(Model):
     summary: Annotated[str, Field(max_length=32)] = Field("0/0", description="Granted and selected namespaces, such as 11/12.")
 
 
-class Failure(Model):
+class Failure(Reported):
     """A namespace in which the grant is not what it should be."""
 
     namespace: Name = Field(description="Name of the namespace.")
@@ -67,14 +73,14 @@ class Failure(Model):
     )
 
 
-class ServiceAccountStatus(Model):
+class ServiceAccountStatus(Reported):
     """A ServiceAccount that exists and belongs to the grant."""
 
     namespace: Name = Field(description="Namespace of the ServiceAccount.")
     name: Name = Field(description="Name of the ServiceAccount.")
 
 
-class RoleStatus(Model):
+class RoleStatus(Reported):
     """The role as it was computed from the live base role."""
 
     from_: Annotated[Name | None, Field(alias="from")] = Field(None, description="ClusterRole that was trimmed.")
@@ -91,7 +97,7 @@ FailureList = Annotated[tuple[Failure, ...], Field(max_length=MAX_FAILURES, json
 ServiceAccountList = Annotated[tuple[ServiceAccountStatus, ...], Field(max_length=100), MapBy(("namespace", "name"))]
 
 
-class Status(Model):
+class Status(Reported):
     """What has been done so far. Nothing here is ever read back to decide what to do."""
 
     observed_generation: Generation = Field(

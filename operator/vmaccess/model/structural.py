@@ -3,6 +3,9 @@
 A structural schema says less than JSON Schema, and the API server drops or refuses the rest. So the conversion raises on
 whatever it cannot carry over, and on what would hurt later: fields nobody can look up, and texts, lists and maps without
 a limit, which make a CEL rule too dear to be accepted.
+
+A structural schema cannot forbid further properties: unless told to keep them, the API server drops them unread. So an
+object that forbids them keeps them, for the admission policy and the operator to refuse.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from vmaccess.model.schema import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS
+from vmaccess.model.schema import KEEPS_UNKNOWN, LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -21,7 +24,7 @@ Schema = dict[str, Any]
 KEYWORDS = (
     "description", "type", "format", "nullable", "default", "enum", "pattern", "minLength", "maxLength", "minimum",
     "exclusiveMinimum", "maximum", "exclusiveMaximum", LIST_TYPE, LIST_MAP_KEYS, "minItems", "maxItems", "maxProperties",
-    VALIDATIONS, "required", "properties", "items", "additionalProperties",
+    KEEPS_UNKNOWN, VALIDATIONS, "required", "properties", "items", "additionalProperties",
 )  # fmt: skip
 FORMATS = {"string": {"date-time"}, "integer": {"int32", "int64"}}
 # ASCII in RE2, Unicode in Rust.
@@ -61,6 +64,9 @@ def plain(node: Schema) -> Schema:
     for exclusive, inclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if exclusive in node:
             node[inclusive], node[exclusive] = node[exclusive], True
+    if "properties" in node and node.get("additionalProperties") is False:
+        del node["additionalProperties"]
+        node[KEEPS_UNKNOWN] = True
     return node
 
 
@@ -114,7 +120,7 @@ def _check(node: Schema, path: str) -> None:
             if ("properties" in node) == isinstance(node.get("additionalProperties"), dict):
                 refuse("must have either named properties or values of one type")
             if "additionalProperties" in node and "properties" in node:
-                refuse("cannot forbid further properties: the API server prunes them")
+                refuse("cannot have further properties beside the named ones")
             if "properties" not in node and "maxProperties" not in node:
                 refuse("has no maxProperties")
         case "array":

@@ -50,9 +50,9 @@ def _taken(observed: Child, alive: Callable[[GrantId], bool]) -> Refused:
     if other is None or observed.marked_label != other:
         return Refused(
             Reason.NAME_CONFLICT,
-            f"{account} exists (created {observed.created}) and is not this grant's, so it gets nothing: whoever made it may hold "
-            f"its token; once its origin is known, list it under subjects as kind ServiceAccount, or delete it and the grant "
-            f"makes its own",
+            f"{account} exists (created {observed.created}) and is not this grant's, so it gets nothing: whoever made it may "
+            f"hold its token; once its origin is known, list it under subjects as kind ServiceAccount, or delete it and the "
+            f"grant makes its own",
         )
     if alive(other):
         return Refused(

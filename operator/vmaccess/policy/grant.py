@@ -31,7 +31,10 @@ class Deletion(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One VMAccessGrant, read once for every version of it that the watch brings."""
+    """One VMAccessGrant, read once for every version of it that the watch brings.
+
+    `accounts` are the listed ServiceAccounts by namespace and name; none where the spec cannot be read.
+    """
 
     id: GrantId
     version: int = field(compare=False)
@@ -39,6 +42,7 @@ class Grant:
     deletion: Deletion
     spec: Spec | Problems
     limits: Withdrawals
+    accounts: Mapping[tuple[str, str], ServiceAccount]
     status: Mapping[str, Any]
 
     @property
@@ -52,12 +56,6 @@ class Grant:
         role = self.spec.role if isinstance(self.spec, Spec) else None
         return (role.from_ if role is not None else None) or DEFAULT_BASE
 
-    @property
-    def accounts(self) -> dict[tuple[str, str], ServiceAccount]:
-        """The listed ServiceAccounts by namespace and name; none where the spec cannot be read."""
-        listed = self.spec.service_accounts or () if isinstance(self.spec, Spec) else ()
-        return {(account.namespace, account.name): account for account in listed}
-
 
 def read_grant(raw: Mapping[str, Any], known: Grant | None) -> Grant:
     """Project one VMAccessGrant; what `known` already understood of the same generation is not read again."""
@@ -65,15 +63,22 @@ def read_grant(raw: Mapping[str, Any], known: Grant | None) -> Grant:
     grant_id = GrantId(meta["name"], meta["uid"])
     generation = meta.get("generation", 0)
     unchanged = known is not None and known.id == grant_id and known.generation == generation
+    spec = known.spec if known is not None and unchanged else read_spec(raw)
     return Grant(
         id=grant_id,
         version=int(meta["resourceVersion"]),
         generation=generation,
         deletion=_deletion(meta),
-        spec=known.spec if known is not None and unchanged else read_spec(raw),
+        spec=spec,
         limits=known.limits if known is not None and unchanged else withdrawals(raw),
+        accounts=known.accounts if known is not None and unchanged else _accounts(spec),
         status=raw.get("status") or {},
     )
+
+
+def _accounts(spec: Spec | Problems) -> Mapping[tuple[str, str], ServiceAccount]:
+    listed = spec.service_accounts or () if isinstance(spec, Spec) else ()
+    return {(account.namespace, account.name): account for account in listed}
 
 
 def _deletion(meta: Mapping[str, Any]) -> Deletion:

@@ -1,0 +1,146 @@
+"""`make bench`: the operator against a bare client in the same run, on the same control plane, with the same identity."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import localcluster
+from localcluster import Cluster, kubevirt, product, wait_until
+from tests.bench import bare
+from tests.stage import Stage
+
+GRANT = "bench"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table. `floor` is the bare client's seconds; writes are counted in the API server's audit log."""
+
+    scenario: str
+    seconds: float
+    floor: float | None
+    writes: int
+    needed: int
+
+    @property
+    def ratio(self) -> float | None:
+        """Seconds over the floor's."""
+        return self.seconds / self.floor if self.floor else None
+
+
+def main() -> int:
+    """Run, print the table, and fail where writes were made that were not needed; a time never fails."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--namespaces", type=int, default=500, help="namespaces of the one grant (default: 500)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    arguments = parser.parse_args()
+    with localcluster.cluster(audit=True) as cluster:
+        kubevirt.install(cluster)
+        product.install(cluster)
+        with Stage(cluster) as stage:
+            figures = run(cluster, stage, arguments.namespaces)
+    show(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(figure) | {"ratio": figure.ratio} for figure in figures], indent=2) + "\n")
+    wasteful = [figure.scenario for figure in figures if figure.writes != figure.needed]
+    if wasteful:
+        print(f"\nmore or fewer writes than needed: {', '.join(wasteful)}", file=sys.stderr)
+    return 1 if wasteful else 0
+
+
+def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
+    """Every scenario, one after the other."""
+    team = stage.unique("team")
+    print(f"creating {count} namespaces ...", flush=True)
+    with ThreadPoolExecutor(8) as pool:
+        namespaces = list(pool.map(lambda number: stage.namespace(f"n{number}", team=team), range(count)))
+    spec = {
+        "subjects": [{"kind": "User", "name": "ann"}],
+        "namespaceSelector": {"matchLabels": {"team": team}},
+    }
+    figures: list[Figure] = []
+    with product.Operator(cluster) as operator:
+        print("converging and revoking by the operator ...", flush=True)
+        stage.until_ready(warm := stage.grant({**spec, "namespaceSelector": {"matchLabels": {"team": "nobody"}}}))
+        stage.delete(warm)
+        since, started = stage.mark(), time.monotonic()
+        name = stage.grant(spec, GRANT)
+        wait_until(lambda: _is_ready(stage, name), "the grant to be Ready", timeout=600, interval=0.05)
+        created = time.monotonic() - started
+        role, binding = _template(stage, "roles", namespaces[0], name), _template(stage, "rolebindings", namespaces[0], name)
+        figures.append(Figure(f"1 grant x {count} namespaces, to Ready", created, None, *_writes(stage, since, 2 * count)))
+
+        operator.stop()
+        since, started = stage.mark(), time.monotonic()
+        with product.Operator(cluster):
+            ready = time.monotonic() - started
+            time.sleep(2)
+            figures.append(Figure("restart, to ready", ready, None, *_writes(stage, since, 0)))
+
+            since, started = stage.mark(), time.monotonic()
+            stage.delete(name)
+            wait_until(lambda: not _some(stage, "rolebindings", name), "the bindings to be gone", timeout=120, interval=0.02)
+            revoked = time.monotonic() - started
+            wait_until(lambda: not _some(stage, "roles", name), "the Roles to be gone", timeout=120, interval=0.02)
+            removed = time.monotonic() - started
+            # Garbage collection helps: what it was faster at, we did not write.
+            deletes = len(stage.writes(since))
+            figures.append(Figure("deletion, to the last access gone", revoked, None, deletes, deletes))
+
+    print("the same by a bare client ...", flush=True)
+    kubeconfig = product.operator_kubeconfig(cluster, cluster.directory / "bare.kubeconfig")
+    floor_create, floor_delete = asyncio.run(bare.create_and_delete(kubeconfig, role, binding, namespaces))
+    created_figure, restart, deletion = figures
+    return [
+        Figure(**asdict(created_figure) | {"floor": floor_create}),
+        restart,
+        deletion,
+        Figure("deletion, to the last object gone", removed, floor_delete, deletion.writes, deletion.writes),
+    ]
+
+
+def show(figures: list[Figure]) -> None:
+    """The table for a person."""
+    print(f"\n{'scenario':44} {'seconds':>8} {'bare':>8} {'ratio':>6} {'writes':>7} {'needed':>7}")
+    for figure in figures:
+        floor = f"{figure.floor:8.2f}" if figure.floor else " " * 8
+        ratio = f"{figure.ratio:6.2f}" if figure.ratio else " " * 6
+        print(f"{figure.scenario:44} {figure.seconds:8.2f} {floor} {ratio} {figure.writes:7} {figure.needed:7}")
+
+
+def _is_ready(stage: Stage, name: str) -> bool:
+    conditions = stage.get(name).get("status", {}).get("conditions", ())
+    return any((condition["type"], condition["status"]) == ("Ready", "True") for condition in conditions)
+
+
+def _some(stage: Stage, kind: str, name: str) -> bool:
+    listed = stage.request("GET", f"/apis/rbac.authorization.k8s.io/v1/{kind}?limit=1&labelSelector=vmaccess.dev/grant={name}")
+    return bool(listed["items"])
+
+
+def _template(stage: Stage, kind: str, namespace: str, name: str) -> dict[str, Any]:
+    """What the operator wrote, to be written again by the bare client under another name."""
+    raw = stage.child(kind, namespace, f"vmaccess:{name}")
+    assert raw is not None
+    copied: dict[str, Any] = {key: raw[key] for key in ("apiVersion", "kind", "rules", "roleRef", "subjects") if key in raw}
+    if "roleRef" in copied:
+        copied["roleRef"] = {**copied["roleRef"], "name": "bare"}
+    labels = {"bench": "bare", "size": name, "uid": raw["metadata"]["uid"]}
+    return {**copied, "metadata": {"name": "bare", "labels": labels}}
+
+
+def _writes(stage: Stage, since: int, needed: int) -> tuple[int, int]:
+    """Writes to children since a mark, and how many there had to be; the status is not counted."""
+    return len([write for write in stage.writes(since) if "vmaccessgrants" not in write]), needed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
