@@ -210,7 +210,13 @@ def _disturbed(stage: Stage, kind: str, path: str, since: int) -> bool:
         change: Json
         match kind:
             case "roles":
-                rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [f"name-{number}"], "verbs": ["get"]}
+                names = [f"machine-{number}"]  # a rule that the operator may write itself: what follows is no escalation
+                rule = {
+                    "apiGroups": ["kubevirt.io"],
+                    "resources": ["virtualmachines"],
+                    "resourceNames": names,
+                    "verbs": ["get"],
+                }
                 change = {"rules": [rule]}
             case "rolebindings":
                 change = {"subjects": [{"kind": "User", "name": f"mallory-{number}", "apiGroup": "rbac.authorization.k8s.io"}]}

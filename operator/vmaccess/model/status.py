@@ -85,7 +85,7 @@ class RoleStatus(Reported):
 
     from_: Annotated[Name | None, Field(alias="from")] = Field(None, description="ClusterRole that was trimmed.")
     preset: Annotated[str, Field(max_length=63)] | None = Field(
-        None, description="The preset in use; absent when keep alone says what is granted."
+        None, description="The preset in use; Custom when keep alone says what is granted."
     )
     rules: Count | None = Field(None, description="Number of rules granted in each namespace.")
     hash: Annotated[str, Field(max_length=64)] | None = Field(

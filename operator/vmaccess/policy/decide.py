@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from vmaccess.model.problems import Problems
 from vmaccess.policy.access import Access, grant_step, hold_step, withdraw_step
 from vmaccess.policy.accounts import account_step, remove_account_step
-from vmaccess.policy.children import Child, GrantId, Kind, Subjects, Whose, service_account_subject
-from vmaccess.policy.grant import Grant, Hold, Intent, Leave, Take
+from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Subjects, Whose, service_account_subject
+from vmaccess.policy.grant import Give, Grant, Hold, Intent, Leave, Take
 from vmaccess.policy.namespaces import Globs, Namespace, Place
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import Outcome, State
-from vmaccess.policy.steps import Delete, Patch, Refused, Settled, Step, Wait
+from vmaccess.policy.steps import Delete, Patch, Refused, Settled, Step, Wait, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Decision:
     outcome: Outcome | None
 
 
-GRANTED, PENDING, REVOKING = Outcome(State.GRANTED), Outcome(State.PENDING), Outcome(State.REVOKING)
+GRANTED, PENDING, BLOCKED, REVOKING = (Outcome(state) for state in (State.GRANTED, State.PENDING, State.BLOCKED, State.REVOKING))
 
 
 def decide_namespace(
@@ -53,17 +53,17 @@ def decide_namespace(
                 Refused(Reason.NAMESPACE_NOT_FOUND, f"namespace {name!r} does not exist: it is granted at once when it appears")
             )
         case Place.TERMINATING:
-            return Decision(_reduction(grant, intent, access, name, observed), None)
+            return Decision(_reduction(grant, intent, name, observed), None)
     if isinstance(intent, Hold):
         bound = any(child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS for child in observed)
-        outcome = GRANTED if bound else PENDING if place is Place.SELECTED else None
+        outcome = GRANTED if bound else BLOCKED if place is Place.SELECTED else None
         return Decision(hold_step(grant.id, intent.ceiling, observed), outcome)
     if access is None:
-        earlier = [child for child in observed if child.whose(grant.id) is Whose.EARLIER]
-        return Decision(withdraw_step(grant.id, earlier) if earlier else Wait("the ServiceAccounts come first"), PENDING)
+        reduction = _reduction(grant, intent, name, observed)
+        return Decision(reduction if isinstance(reduction, Write) else Wait("the ServiceAccounts come first"), PENDING)
     if not access.subjects:
         decision = _withdrawal(grant.id, observed)
-        return decision if decision.outcome is not None else Decision(decision.step, PENDING)
+        return decision if decision.outcome is not None else Decision(decision.step, BLOCKED)
     step = grant_step(grant.id, name, access, observed)
     match step:
         case Settled():
@@ -121,13 +121,22 @@ def bound_accounts(grant: Grant, observed: Callable[[str, str], Child | None]) -
     )
 
 
-def _reduction(grant: Grant, intent: Intent, access: Access | None, name: str, observed: Collection[Child]) -> Step:
-    """The next write in a namespace on its way out, which may take long: nothing is created, but who leaves loses access."""
+def _reduction(grant: Grant, intent: Give | Hold, name: str, observed: Collection[Child]) -> Step:
+    """The next write where nobody can be given anything (yet): who leaves loses access, who stays has what is wanted now.
+
+    For a namespace on its way out, which may take long, and for as long as a ServiceAccount is still to be made.
+    """
     if isinstance(intent, Hold):
         return hold_step(grant.id, intent.ceiling, observed)
-    if access is None:
-        return Settled()
-    step = grant_step(grant.id, name, access, observed) if access.subjects else withdraw_step(grant.id, observed)
+    bound = {
+        subject
+        for child in observed
+        if isinstance(child.content, BindingContent) and child.whose(grant.id) is Whose.OURS
+        for subject in child.content.subjects
+    }
+    wanted = (*(service_account_subject(*account) for account in grant.accounts), *intent.subjects)
+    staying = Access(intent.trimmed.rules, tuple(subject for subject in wanted if subject in bound))
+    step = grant_step(grant.id, name, staying, observed)
     return step if isinstance(step, Patch | Delete) else Settled()
 
 

@@ -29,6 +29,7 @@ class State(Enum):
 
     GRANTED = "granted"
     PENDING = "pending"
+    BLOCKED = "pending until something else is cured"
     FAILED = "failed"
     REVOKING = "revoking"
 
@@ -102,7 +103,7 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
         namespaces=Namespaces(
             selected=selected,
             granted=granted,
-            pending=counts[State.PENDING],
+            pending=counts[State.PENDING] + counts[State.BLOCKED],
             failed=counts[State.FAILED],
             revoking=counts[State.REVOKING],
             summary=f"{granted}/{selected}",
