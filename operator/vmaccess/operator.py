@@ -23,6 +23,9 @@ from vmaccess.settings import Settings
 log = logging.getLogger(__name__)
 
 
+# Used for peering, which is off. Without it kopf asks for the user's name, and a uid without a passwd entry ends the process.
+KOPF_IDENTITY: Any = "vmaccess-operator"
+
 PASSING = ("start", "signals")  # tasks that are meant to end
 
 
@@ -47,6 +50,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
                     settings=_kopf_settings(),
                     clusterwide=True,
                     standalone=True,
+                    identity=KOPF_IDENTITY,
                     ready_flag=(kopf_ready := asyncio.Event()),
                     stop_flag=stop,
                 ),

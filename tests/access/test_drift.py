@@ -126,6 +126,16 @@ def test_what_is_deleted_comes_back_by_one_write(granted: Granted, kind: str) ->
     assert len(stage.reads(since)) == 1, "the grant is read once before a child comes back"
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_changes_that_go_on_do_not_keep_a_repair_away(granted: Granted, number: int) -> None:
+    before = granted.child("roles")
+    granted.change("roles", {"rules": ANYTHING})
+    for count in range(5):
+        granted.change("roles", {"metadata": {"annotations": {"example.com/count": f"{number}-{count}"}}})
+    granted.until_as("roles", managed(before))
+    assert not granted.stage.can(ALICE, "get", "/secrets", granted.namespace)
+
+
 def test_everything_deleted_at_once_comes_back(granted: Granted) -> None:
     kinds = ("roles", "rolebindings", "serviceaccounts")
     before = {kind: managed(granted.child(kind)) for kind in kinds}

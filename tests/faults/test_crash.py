@@ -7,19 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from localcluster import Cluster, product, wait_until
+from localcluster import wait_until
 from tests.faults.faulty import FaultyApi, crash_at, running
 from tests.stage import Json, Stage, Who
 
 ANN, BOB = Who("ann"), Who("bob")
 KEEP_MORE = [{"resources": ["virtualmachines"], "verbs": ["get", "list", "delete"]}]
 PATIENCE = 20.0
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The operator's own identity."""
-    return product.operator_kubeconfig(cluster, tmp_path_factory.mktemp("faults") / "operator.kubeconfig")
 
 
 def user(name: str) -> Json:

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.faulty import Plan, Request, Send, failing, running
-from tests.faults.test_crash import is_ready, kubeconfig, until, user
+from tests.faults.test_crash import is_ready, until, user
 from tests.stage import Json, Stage, Who
 from vmaccess.cluster.api import ApiError
-
-__all__ = ["kubeconfig"]
 
 ANN = Who("ann")
 UNAVAILABLE = ApiError(503, "ServiceUnavailable", "try again")

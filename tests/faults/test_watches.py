@@ -11,13 +11,11 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
 from tests.faults.faulty import at_work
-from tests.faults.test_crash import is_ready, kubeconfig, until, user
+from tests.faults.test_crash import is_ready, until, user
 from tests.stage import Json, Stage, Who
 from vmaccess.cluster import mirror
 from vmaccess.cluster.api import Api, ApiError, Resource
 from vmaccess.controller import Controller
-
-__all__ = ["kubeconfig"]
 
 ANN, EVE = Who("ann"), Who("eve")
 

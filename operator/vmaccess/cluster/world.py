@@ -51,8 +51,9 @@ class World:
 
     def __init__(self, api: Api, watcher: Watcher) -> None:
         self._watcher = watcher
-        # By name of the grant, then by namespace: every child that has to do with it by name, label or ownerReference.
-        self._related: dict[str, dict[str, tuple[Child, ...]]] = {}
+        # By name of the grant, then by namespace: where to find every child that has to do with it by name, label or
+        # ownerReference. The children themselves stay in the mirrors: a copy here would miss a new resourceVersion.
+        self._related: dict[str, dict[str, tuple[tuple[Kind, str], ...]]] = {}
         self.grants: Mirror[Grant] = Mirror(api, GRANTS, read_grant, lambda _, old, new: watcher.grant_changed(old, new))
         self.namespaces: Mirror[Namespace] = Mirror(
             api, NAMESPACES, _read_namespace, lambda _, old, new: watcher.namespace_changed(old, new)
@@ -102,9 +103,9 @@ class World:
     def related(self, grant: str, namespace: str | None = None) -> Iterable[Child]:
         """Children that relate to the grant, in one namespace or in all."""
         cells = self._related.get(grant, {})
-        if namespace is not None:
-            return cells.get(namespace, ())
-        return (child for cell in cells.values() for child in cell)
+        wanted = cells.items() if namespace is None else ((namespace, cells.get(namespace, ())),)
+        found = (self.children[kind].get((where, name)) for where, cell in wanted for kind, name in cell)
+        return (child for child in found if child is not None)
 
     def bindings(self, grant: Grant) -> Iterable[Child]:
         """RoleBindings that are the grant's own."""
@@ -115,21 +116,20 @@ class World:
         )
 
     def _child_changed(self, key: Key, old: Child | None, new: Child | None) -> None:
+        before = old.relates_to() if old is not None else set()
+        after = new.relates_to() if new is not None else set()
         if old is not None:
-            for name in old.relates_to():
-                self._replace(name, key[0], old, None)
+            for grant in before - after:
+                self._relate(grant, key[0], (old.kind, old.name), related=False)
         if new is not None:
-            for name in new.relates_to():
-                self._replace(name, key[0], None, new)
+            for grant in after - before:
+                self._relate(grant, key[0], (new.kind, new.name), related=True)
         self._watcher.child_changed(old, new)
 
-    def _replace(self, grant: str, namespace: str, old: Child | None, new: Child | None) -> None:
+    def _relate(self, grant: str, namespace: str, entry: tuple[Kind, str], *, related: bool) -> None:
         cells = self._related.setdefault(grant, {})
-        kept = tuple(
-            child for child in cells.get(namespace, ()) if old is None or (child.kind, child.name) != (old.kind, old.name)
-        )
-        cell = kept if new is None else (*kept, new)
-        if cell:
+        others = tuple(known for known in cells.get(namespace, ()) if known != entry)
+        if cell := (*others, entry) if related else others:
             cells[namespace] = cell
         else:
             cells.pop(namespace, None)
