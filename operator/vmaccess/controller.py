@@ -444,12 +444,11 @@ class Controller:
         grant = self.world.grant(progress.grant.id.name)
         if grant is None or isinstance(progress.intent, Leave):
             return
-        key, facts = Key(Part.STATUS, grant.id.name), self._facts(progress)
-        due = progress.reported_at + STATUS_INTERVAL
-        if facts.moving and _now() < due:
+        key, due = Key(Part.STATUS, grant.id.name), progress.reported_at + STATUS_INTERVAL
+        if progress.unsettled and _now() < due:
             self.queue.add_after(key, due - _now())
             return
-        status = report(grant, facts, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        status = report(grant, self._facts(progress), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         self.queue.forget(key)
         if status == grant.status:
             return

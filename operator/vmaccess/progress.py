@@ -34,6 +34,7 @@ class Progress:
     awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
     lost: dict[str, float] = field(default_factory=dict)  # namespaces in which a child of ours has vanished, and when
     verified_at: float = 0.0  # when the grant was last read by name and found alive
+    unsettled: int = 0  # places that are being worked on
 
     @classmethod
     def of(cls, grant: Grant, base: Rules | None, known: Progress | None, *, now: float) -> Progress:
@@ -56,6 +57,8 @@ class Progress:
 
     def note(self, place: Place, outcome: Outcome | None) -> None:
         """Remember what has come of a place; None where there is nothing to tell any more."""
+        known = self.outcome(place)
+        self.unsettled += (outcome is not None and outcome.moving) - (known is not None and known.moving)
         if place.account:
             _set(self.accounts, (place.namespace, place.account), outcome)
         else:

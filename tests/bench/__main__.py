@@ -66,6 +66,7 @@ def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
         "subjects": [{"kind": "User", "name": "ann"}],
         "namespaceSelector": {"matchLabels": {"team": team}},
     }
+    wait_until(lambda: _all_have_accounts(stage, namespaces), "the controllers to have made each namespace's ServiceAccount")
     figures: list[Figure] = []
     with product.Operator(cluster) as operator:
         print("converging and revoking by the operator ...", flush=True)
@@ -97,7 +98,8 @@ def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
 
     print("the same by a bare client ...", flush=True)
     kubeconfig = product.operator_kubeconfig(cluster, cluster.directory / "bare.kubeconfig")
-    floor_create, floor_delete = asyncio.run(bare.create_and_delete(kubeconfig, role, binding, namespaces))
+    tries = [asyncio.run(bare.create_and_delete(kubeconfig, role, binding, namespaces)) for _ in range(2)]
+    floor_create, floor_delete = (min(seconds) for seconds in zip(*tries, strict=True))
     created_figure, restart, deletion = figures
     return [
         Figure(**asdict(created_figure) | {"floor": floor_create}),
@@ -114,6 +116,11 @@ def show(figures: list[Figure]) -> None:
         floor = f"{figure.floor:8.2f}" if figure.floor else " " * 8
         ratio = f"{figure.ratio:6.2f}" if figure.ratio else " " * 6
         print(f"{figure.scenario:44} {figure.seconds:8.2f} {floor} {ratio} {figure.writes:7} {figure.needed:7}")
+
+
+def _all_have_accounts(stage: Stage, namespaces: list[str]) -> bool:
+    accounts = stage.request("GET", "/api/v1/serviceaccounts")["items"]
+    return set(namespaces) <= {account["metadata"]["namespace"] for account in accounts}
 
 
 def _is_ready(stage: Stage, name: str) -> bool:

@@ -42,6 +42,11 @@ class Outcome:
     reason: Reason | None = None
     message: str = ""
 
+    @property
+    def moving(self) -> bool:
+        """Whether it is being worked on, so that this is not the last that is heard of it."""
+        return self.state in (State.PENDING, State.REVOKING)
+
 
 def failed(wanted: Outcome | None, reason: Reason, message: str) -> Outcome:
     """What has come of a try that failed; a revocation that failed is a failure of its own kind, whatever stood in its way."""
@@ -66,10 +71,8 @@ class Facts:
 
     @property
     def moving(self) -> bool:
-        """Whether something is being worked on, so that the next status is not the last."""
-        return any(
-            outcome.state in (State.PENDING, State.REVOKING) for outcome in (*self.namespaces.values(), *self.accounts.values())
-        )
+        """Whether something is being worked on."""
+        return any(outcome.moving for outcome in (*self.namespaces.values(), *self.accounts.values()))
 
 
 @dataclass(frozen=True, slots=True)
