@@ -12,6 +12,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from vmaccess import settings as options
 from vmaccess.cluster.credentials import NoCredentials
+from vmaccess.health import CannotListen
 from vmaccess.operator import Unusable, run
 from vmaccess.settings import Settings
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _log_to_stderr(settings)
     try:
         asyncio.run(_until_signal(settings))
-    except (NoCredentials, Unusable) as error:
+    except (CannotListen, NoCredentials, Unusable) as error:
         log.error("%s", error)
         sys.exit(1)
     except Exception:

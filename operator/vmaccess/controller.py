@@ -10,71 +10,52 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from enum import Enum
-from http import HTTPStatus
-from typing import Any, NamedTuple
 
-from vmaccess.cluster.api import GRANTS, Api, ApiError
+from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.events import Events
 from vmaccess.cluster.executor import Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
-from vmaccess.policy.access import Access, release_step
+from vmaccess.departed import BINDINGS_FIRST, Departed
+from vmaccess.keys import Key, Part
+from vmaccess.ownership import Life, Ownership
+from vmaccess.policy.access import Access
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Whose
 from vmaccess.policy.decide import Decision, bound_accounts, decide_account, decide_namespace
 from vmaccess.policy.grant import Deletion, Give, Grant, Leave
 from vmaccess.policy.namespaces import Globs, Namespace, Place, place
-from vmaccess.policy.report import Facts, Outcome, State, failed, report
-from vmaccess.policy.steps import Create, Delete, Patch, Write
-from vmaccess.policy.transitions import transitions
+from vmaccess.policy.reasons import Reason
+from vmaccess.policy.report import Outcome, State, failed
+from vmaccess.policy.steps import Delete, Patch, Write, takes_away
 from vmaccess.progress import Progress
+from vmaccess.reporting import Reporter
 
 log = logging.getLogger(__name__)
 
 ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
-STATUS_INTERVAL = 2.0  # seconds between two status writes while things are still moving
-BINDINGS_FIRST = 0.1  # seconds after which a ServiceAccount that is still bound is looked at again
+REPAIR_TOLD = 1.0  # seconds after which work that has not come to its end shows in the status
+ASKED_AGAIN = 0.05  # seconds after which the answer that another worker waits for should be there
 MAX_STEPS = 12  # writes in one go before a namespace that keeps changing under us goes to the end of the queue
+PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
 SLICE = 500  # namespaces decided on before watches and writes get their turn
 
-
-class Part(Enum):
-    """What a key is about."""
-
-    GRANT = "the grant as a whole"
-    NAMESPACE = "its Role and RoleBinding in one namespace"
-    ACCOUNT = "one of its ServiceAccounts"
-    STATUS = "its status"
-
-
-class Key(NamedTuple):
-    """One piece of work."""
-
-    part: Part
-    grant: str
-    namespace: str = ""
-    account: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.part.name.lower(), *self[1:])))
+GRANTED = Outcome(State.GRANTED)
 
 
 class Controller:
     """Keeps every grant as it is meant to be."""
 
     def __init__(self, api: Api, *, protected: Iterable[str]) -> None:
-        self._api = api
         self._protected = Globs(protected)
         self.queue: WorkQueue[Key] = WorkQueue()
         self.world = World(api, self)
         self.events = Events(api)
+        self._ownership = Ownership(api)
         self._executor = Executor(api, self.world.children)
+        self._reporter = Reporter(api, self.world, self.events)
+        self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
-        self._gone: dict[str, set[str]] = {}  # by name: uids of grants that are known to exist no more
-        self._left: set[str] = set()  # uids of grants deleted with --cascade=orphan: their children stay
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._told_orphaned: set[str] = set()  # names of grants that are gone and left children behind
+        self.repairs = 0
         self.started = False
 
     # --- what changes, and what has to be looked at because of it ---
@@ -92,8 +73,6 @@ class Controller:
 
     def grant_changed(self, old: Grant | None, new: Grant | None) -> None:
         """A new spec or a deletion concerns everything; somebody else's write to the status only the status."""
-        if old is not None and new is None and old.deletion is Deletion.ORPHAN:
-            self._left.add(old.id.uid)
         if (changed := new or old) is None or not self.started:
             return
         if (
@@ -104,6 +83,10 @@ class Controller:
             self.queue.add(Key(Part.STATUS, changed.id.name))
         else:
             self.wake(changed.id.name)
+
+    def grant_ended(self, last: Grant) -> None:
+        """The watch has shown the deletion; `last` is the last state there was."""
+        self._ownership.ended(last)
 
     def namespace_changed(self, old: Namespace | None, new: Namespace | None) -> None:
         """Appeared, relabelled, terminating or gone: for every grant that reached it before or reaches it now."""
@@ -134,18 +117,13 @@ class Controller:
             part, account = Part.ACCOUNT, changed.name
             related |= {grant.id.name for grant in self.world.grants if (changed.namespace, account) in grant.accounts}
         for name in related:
-            progress = self._progress.get(name)
+            progress, key = self._progress.get(name), Key(part, name, changed.namespace, account)
             if progress is not None:
                 if new is None and old is not None and old.whose(progress.grant.id) is Whose.OURS:
-                    progress.lost[old.namespace] = _now()
-                self.queue.add(Key(part, name, changed.namespace, account))
+                    progress.lost[key] = _now()
+                self.queue.add(key)
             elif new is not None or not self.world.related_namespaces(name):
                 self.queue.add(Key(Part.GRANT, name))
-
-    def orphans(self) -> int:
-        """How many children of grants that are gone were left behind on purpose, by --cascade=orphan."""
-        gone = [name for name in self.world.related_grants() if self.world.grant(name) is None]
-        return sum(len(self._left_behind(name)) for name in gone)
 
     # --- work ---
 
@@ -175,12 +153,13 @@ class Controller:
     async def _look_at(self, key: Key) -> None:
         grant = self.world.grant(key.grant)
         if grant is None:
-            await self._look_at_gone(key)
+            self._progress.pop(key.grant, None)
+            await self.departed.look_at(key)
         elif key.part is Part.GRANT:
             await self._look_at_grant(grant)
             self.queue.forget(key)
         elif (progress := self._progress.get(key.grant)) is not None and progress.is_about(grant, self.world.base(grant.base)):
-            await (self._write_status(progress) if key.part is Part.STATUS else self._settle(key))
+            await (self._report(key, progress) if key.part is Part.STATUS else self._settle(key))
         # else the grant itself waits in the queue, and whatever is to be done follows from it
 
     async def _look_at_grant(self, grant: Grant) -> None:
@@ -189,7 +168,7 @@ class Controller:
         progress = Progress.of(grant, self.world.base(grant.base), self._progress.get(name), now=_now())
         self._progress[name] = progress
         if isinstance(progress.intent, Leave):
-            self._tell_orphaned(grant.id)
+            self.departed.tell_orphaned(grant.id)
             return
         for account in self._accounts_of(progress):
             self._plan(progress, Key(Part.ACCOUNT, name, *account))
@@ -198,6 +177,7 @@ class Controller:
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
             self._plan(progress, Key(Part.NAMESPACE, name, namespace))
+        progress.planned = True
         self.queue.add(Key(Part.STATUS, name))
 
     def _plan(self, progress: Progress, key: Key) -> None:
@@ -210,39 +190,62 @@ class Controller:
 
     async def _settle(self, key: Key) -> None:
         """Bring one namespace, or one ServiceAccount, of one grant to where it should be: one write after the other."""
-        drifted = False
-        for _ in range(MAX_STEPS):
+        drifted, tried = False, 0
+        while True:
             progress, grant = self._progress.get(key.grant), self.world.grant(key.grant)
             if progress is None or grant is None or not progress.is_about(grant, self.world.base(grant.base)):
                 self.wake(key.grant)
                 return
             decision = self._decide(progress, key)
+            if tried == MAX_STEPS:
+                self._failed(progress, key, decision, Reason.API_ERROR, "somebody else keeps changing what is to be written here")
+                self.queue.retry(key)
+                return
             if not isinstance(decision.step, Write):
                 self._settled(progress, key, decision, drifted=drifted)
                 return
+            drifted = drifted or progress.outcome(key) == GRANTED
+            self._begun(progress, key, decision)
             if self._bindings_first(progress, key, decision.step):
-                progress.note(key, decision.outcome)
                 self.queue.add_after(key, BINDINGS_FIRST)
                 return
-            if not await self._owner_lives(progress, key, decision.step):
-                self.queue.retry(key)
-                return
-            drifted = drifted or progress.outcome(key) == Outcome(State.GRANTED)
             try:
-                await self._executor.write(decision.step, grant.id)
+                match await self._ownership.of(progress, key, decision.step):
+                    case Life.ENDED:
+                        self.queue.retry(key)  # the mirror is behind, and will bring the end
+                        return
+                    case Life.ASKED:
+                        self.queue.add_after(key, ASKED_AGAIN)
+                        return
+                await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE)
+                tried += 1
             except WriteFailed as error:
-                progress.note(key, failed(decision.outcome, error.reason, error.message))
-                self._follow_up(progress, key)
+                self._failed(progress, key, decision, error.reason, error.message)
                 raise
-        self.queue.retry(key)
+            except ApiError as error:
+                self._failed(progress, key, decision, Reason.API_ERROR, str(error))
+                raise
+
+    def _begun(self, progress: Progress, key: Key, decision: Decision) -> None:
+        """Work has begun. Should it take long, or never come to its end, the status must not go on saying that all is well."""
+        if (known := progress.outcome(key)) is None or known.state is not State.FAILED:
+            progress.note(key, decision.outcome)
+            self.queue.add_after(Key(Part.STATUS, key.grant), REPAIR_TOLD)
+
+    def _failed(self, progress: Progress, key: Key, decision: Decision, reason: Reason, message: str) -> None:
+        if reason is Reason.API_ERROR and isinstance(decision.step, Write) and takes_away(decision.step):
+            reason = Reason.REVOCATION_FAILED
+        progress.note(key, failed(decision.outcome, reason, message))
+        self._follow_up(progress, key)
 
     def _settled(self, progress: Progress, key: Key, decision: Decision, *, drifted: bool) -> None:
         self.queue.forget(key)
-        progress.lost.pop(key.namespace, None)
-        if drifted and decision.outcome == Outcome(State.GRANTED):
+        progress.lost.pop(key, None)
+        if drifted and decision.outcome == GRANTED:
             where = f"ServiceAccount {key.account} in namespace {key.namespace}" if key.account else f"namespace {key.namespace}"
             log.info("%s: drift repaired in %s", key.grant, where)
-            self.events.tell(
+            self.repairs += 1
+            self.events.remark(
                 progress.grant.id,
                 "Normal",
                 "DriftRepaired",
@@ -256,6 +259,12 @@ class Controller:
             self.wake(key.grant)  # whom the bindings name has changed
         self.queue.add(Key(Part.STATUS, key.grant))
 
+    async def _report(self, key: Key, progress: Progress) -> None:
+        if (wait := await self._reporter.write(progress)) > 0:
+            self.queue.add_after(key, wait)
+        else:
+            self.queue.forget(key)
+
     def _decide(self, progress: Progress, key: Key) -> Decision:
         grant, namespace = progress.grant, self.world.namespace(key.namespace)
         if key.part is Part.ACCOUNT:
@@ -264,7 +273,7 @@ class Controller:
             return decide_account(grant, progress.intent, where, namespace, self._protected, account, self._is_alive)
         observed = [child for child in self.world.related(key.grant, key.namespace) if child.kind is not Kind.SERVICE_ACCOUNT]
         at = key.namespace, place(grant.limits, key.namespace, namespace, self._protected)
-        return decide_namespace(grant, progress.intent, progress.access, at, observed)
+        return decide_namespace(grant, progress.intent, progress.access, at, self._protected, observed)
 
     def _is_alive(self, grant_id: GrantId) -> bool:
         grant = self.world.grant(grant_id.name)
@@ -283,7 +292,8 @@ class Controller:
                 self.queue.add_after(Key(Part.GRANT, grant.id.name), ACCOUNT_GRACE)
             if _now() - progress.awaited_since < ACCOUNT_GRACE:
                 return None
-        return Access(progress.intent.trimmed.rules, (*bound_accounts(grant, self.world.account), *progress.intent.subjects))
+        accounts = bound_accounts(grant, self._protected, self.world.account)
+        return Access(progress.intent.trimmed.rules, (*accounts, *progress.intent.subjects))
 
     def _accounts_of(self, progress: Progress) -> set[tuple[str, str]]:
         related = self.world.related(progress.grant.id.name)
@@ -304,6 +314,10 @@ class Controller:
         if key.part is not Part.ACCOUNT or not isinstance(step, Delete):
             return False
         subject = (key.namespace, key.account)
+        if isinstance(progress.intent, Give) and subject in {
+            (listed.namespace, listed.name) for listed in progress.intent.subjects
+        }:
+            return False  # it is listed as an existing subject now: the bindings go on naming it
         for binding in self.world.related(key.grant):
             if binding.kind is not Kind.ROLE_BINDING or binding.whose(progress.grant.id) is Whose.FOREIGN:
                 continue
@@ -314,177 +328,6 @@ class Controller:
             if any((bound.namespace, bound.name) == subject for bound in binding.content.subjects):
                 return True
         return False
-
-    # --- whether the owner lives ---
-
-    async def _owner_lives(self, progress: Progress, key: Key, step: Write) -> bool:
-        """Read the grant by name where its children tell something else than the mirror: the watches are unordered.
-
-        A child that vanished may have been garbage collected with a grant whose deletion has not been seen yet, one without
-        its ownerReference may have been orphaned by it, and a child of another uid is condemned only once ours is known to live.
-        """
-        since: float | None = None
-        match step:
-            case Create():
-                since = progress.lost.get(key.namespace)
-            case Delete(unchanged=True):
-                since = 0.0
-            case Patch(child, marks=GrantId()) if child.marked_owner is None:
-                since = _now()
-        if since is None:
-            return True
-        async with self._locks.setdefault(key.grant, asyncio.Lock()):
-            if progress.verified_at <= since:
-                asked = _now()
-                if await self._living(key.grant) != progress.grant.id:
-                    return False
-                progress.verified_at = asked
-        return True
-
-    async def _living(self, name: str) -> GrantId | None:
-        """The grant of this name as the API server has it now; None where there is none or it is being deleted."""
-        try:
-            metadata = (await self._api.get(GRANTS.path(name=name)))["metadata"]
-        except ApiError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
-                return None
-            raise
-        return None if "deletionTimestamp" in metadata else GrantId(metadata["name"], metadata["uid"])
-
-    async def _look_at_gone(self, key: Key) -> None:
-        """Remove what grants of this name owned that exist no more, after one read of the name: a partial list never revokes."""
-        name = key.grant
-        self._progress.pop(name, None)
-        if key.part is Part.STATUS:
-            return
-        if key.part is not Part.GRANT:
-            await self._release(key)
-            return
-        related = list(self.world.related(name))
-        if not related:
-            self._gone.pop(name, None)
-            self._locks.pop(name, None)
-            self._told_orphaned.discard(name)
-            return
-        owners = {owner.uid for child in related if (owner := child.owner) is not None and owner.name == name} - self._left
-        if owners - self._gone.get(name, set()):
-            async with self._locks.setdefault(name, asyncio.Lock()):
-                try:
-                    raw = await self._api.get(GRANTS.path(name=name))
-                except ApiError as error:
-                    if error.status != HTTPStatus.NOT_FOUND:
-                        raise
-                else:
-                    owners.discard(raw["metadata"]["uid"])
-                    self.queue.retry(key)  # the mirror is behind; it will bring this grant
-            self._gone.setdefault(name, set()).update(owners)
-            log.info(
-                "%s: the grant is gone, removing its children in %d namespaces", name, len({child.namespace for child in related})
-            )
-        condemned = [child for child in related if (owner := child.owner) is not None and owner.uid in self._gone.get(name, ())]
-        for child in condemned:
-            if child.kind is Kind.SERVICE_ACCOUNT:
-                self.queue.add(Key(Part.ACCOUNT, name, child.namespace, child.name), urgent=True)
-            else:
-                self.queue.add(Key(Part.NAMESPACE, name, child.namespace), urgent=True)
-        if (left := self._left_behind(name)) and name not in self._told_orphaned:
-            self._told_orphaned.add(name)
-            self._tell_orphaned(left[0])
-
-    async def _release(self, key: Key) -> None:
-        """Remove the children, in one namespace, of grants that exist no more: bindings, then Roles, then ServiceAccounts."""
-        gone = self._gone.get(key.grant)
-        if not gone:
-            self.wake(key.grant)
-            return
-        for _ in range(MAX_STEPS):
-            here = list(self.world.related(key.grant, key.namespace))
-            if key.part is Part.ACCOUNT:
-                if any(
-                    child.kind is Kind.ROLE_BINDING and (owner := child.owner) and owner.uid in gone
-                    for child in self.world.related(key.grant)
-                ):
-                    self.queue.add_after(key, BINDINGS_FIRST)
-                    return
-                here = [child for child in here if (child.kind, child.name) == (Kind.SERVICE_ACCOUNT, key.account)]
-            else:
-                here = [child for child in here if child.kind is not Kind.SERVICE_ACCOUNT]
-            step = release_step(gone, here)
-            if not isinstance(step, Write):
-                self.queue.forget(key)
-                return
-            await self._executor.write(step, GrantId(key.grant, ""))
-        self.queue.retry(key)
-
-    def _left_behind(self, name: str) -> list[GrantId]:
-        """The marks of those children that carry the grant's label and no owner."""
-        related = self.world.related(name)
-        return [
-            mark
-            for child in related
-            if child.marked_owner is None and (mark := child.marked_label) is not None and mark.name == name
-        ]
-
-    def _tell_orphaned(self, grant: GrantId) -> None:
-        count = sum(
-            1 for child in self.world.related(grant.name) if (mark := child.marked_label) is not None and mark.name == grant.name
-        )
-        self.events.tell(
-            grant,
-            "Warning",
-            "Orphaned",
-            f"deleted with --cascade=orphan: {count} ServiceAccounts, Roles and RoleBindings stay, still grant access and are no "
-            f"longer managed; find them by the label vmaccess.dev/grant={grant.name}",
-        )
-
-    # --- status ---
-
-    async def _write_status(self, progress: Progress) -> None:
-        """Report what has come of the grant; while things still move, at most once in STATUS_INTERVAL."""
-        grant = self.world.grant(progress.grant.id.name)
-        if grant is None or isinstance(progress.intent, Leave):
-            return
-        key, due = Key(Part.STATUS, grant.id.name), progress.reported_at + STATUS_INTERVAL
-        if progress.unsettled and _now() < due:
-            self.queue.add_after(key, due - _now())
-            return
-        status = report(grant, self._facts(progress), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-        self.queue.forget(key)
-        if status == grant.status:
-            return
-        progress.reported_at = _now()
-        body = {"metadata": {"uid": grant.id.uid}, "status": _replacing(grant.status, status)}
-        try:
-            answer = await self._api.patch(f"{GRANTS.path(name=grant.id.name)}/status", body)
-        except ApiError as error:
-            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
-                raise
-            return  # it is gone, or another by now: the watch will tell
-        self.world.grants.observe(answer)
-        for note in transitions(grant.status, status):
-            log.info("%s: %s: %s", grant.id.name, note.reason, note.message)
-            self.events.tell(grant.id, note.kind, note.reason, note.message)
-
-    def _facts(self, progress: Progress) -> Facts:
-        grant = progress.grant
-        bindings = (
-            child for child in self.world.bindings(grant) if isinstance(child.content, BindingContent) and child.content.subjects
-        )
-        accounts = (child for child in self.world.related(grant.id.name) if child.kind is Kind.SERVICE_ACCOUNT)
-        return Facts(
-            intent=progress.intent,
-            namespaces=progress.namespaces,
-            accounts=progress.accounts,
-            bound=len({child.namespace for child in bindings}),
-            owned=tuple((child.namespace, child.name) for child in accounts if child.whose(grant.id) is Whose.OURS),
-        )
-
-
-def _replacing(old: Any, new: dict[str, Any]) -> dict[str, Any]:
-    """A merge patch that leaves nothing of `old` behind: what is not in `new` becomes null."""
-    old = old if isinstance(old, dict) else {}
-    removed: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
-    return removed | {key: _replacing(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
 
 
 def _now() -> float:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 
 SILENCE_LIMIT = 200.0  # seconds: two idle watches in a row, each cut after 90 s, and a start anew
 STUCK_LIMIT = 300.0  # seconds for which no key may wait for a worker
+
+
+class CannotListen(Exception):
+    """The address for the probes cannot be had; the message names the options."""
 
 
 def ailments(controller: Controller) -> list[str]:
@@ -66,7 +70,12 @@ class _Gauges(Collector):
         yield GaugeMetricFamily(
             "vmaccess_orphaned_children",
             "Children of grants that were deleted with --cascade=orphan: they still grant access and are not managed.",
-            value=controller.orphans(),
+            value=controller.departed.orphans(),
+        )
+        yield CounterMetricFamily(
+            "vmaccess_drift_repairs",
+            "Namespaces and ServiceAccounts put right after somebody else's change.",
+            value=controller.repairs,
         )
         yield GaugeMetricFamily("vmaccess_queue_depth", "Pieces of work that wait for a worker.", value=len(controller.queue))
         yield GaugeMetricFamily(
@@ -103,7 +112,12 @@ async def serve(controller: Controller, host: str, port: int) -> AsyncIterator[i
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise CannotListen(
+                f"cannot serve on {host}:{port}: {error}; choose another --health-host or --health-port"
+            ) from error
         bound: int = runner.addresses[0][1]
         log.info("serving /healthz, /readyz and /metrics on port %d", bound)
         yield bound

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from vmaccess.keys import Key
 from vmaccess.policy.access import Access
 from vmaccess.policy.grant import Grant, Intent, intent
 from vmaccess.policy.report import Outcome, ScopedName
 from vmaccess.policy.rules import Rules
-
-
-class Place(Protocol):
-    """A namespace of a grant, or with `account` one of its ServiceAccounts."""
-
-    @property
-    def namespace(self) -> str: ...
-    @property
-    def account(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -32,9 +24,10 @@ class Progress:
     namespaces: dict[str, Outcome] = field(default_factory=dict)
     accounts: dict[ScopedName, Outcome] = field(default_factory=dict)
     awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
-    lost: dict[str, float] = field(default_factory=dict)  # namespaces in which a child of ours has vanished, and when
+    lost: dict[Key, float] = field(default_factory=dict)  # places in which a child of ours has vanished, and when
     verified_at: float = 0.0  # when the grant was last read by name and found alive
     unsettled: int = 0  # places that are being worked on
+    planned: bool = False  # whether every place has been looked at once: before that there is nothing true to report
 
     @classmethod
     def of(cls, grant: Grant, base: Rules | None, known: Progress | None, *, now: float) -> Progress:
@@ -51,18 +44,18 @@ class Progress:
         mine = self.grant
         return (mine.id, mine.generation, mine.deletion, self.base) == (grant.id, grant.generation, grant.deletion, base)
 
-    def outcome(self, place: Place) -> Outcome | None:
-        """What is known of a place."""
-        return self.accounts.get((place.namespace, place.account)) if place.account else self.namespaces.get(place.namespace)
+    def outcome(self, key: Key) -> Outcome | None:
+        """What is known of a key."""
+        return self.accounts.get((key.namespace, key.account)) if key.account else self.namespaces.get(key.namespace)
 
-    def note(self, place: Place, outcome: Outcome | None) -> None:
+    def note(self, key: Key, outcome: Outcome | None) -> None:
         """Remember what has come of a place; None where there is nothing to tell any more."""
-        known = self.outcome(place)
+        known = self.outcome(key)
         self.unsettled += (outcome is not None and outcome.moving) - (known is not None and known.moving)
-        if place.account:
-            _set(self.accounts, (place.namespace, place.account), outcome)
+        if key.account:
+            _set(self.accounts, (key.namespace, key.account), outcome)
         else:
-            _set(self.namespaces, place.namespace, outcome)
+            _set(self.namespaces, key.namespace, outcome)
 
 
 K = TypeVar("K")

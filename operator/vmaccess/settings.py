@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from vmaccess.model.names import DNS_LABEL, NAMESPACE_GLOB
 from vmaccess.policy.namespaces import PROTECTED_BY_DEFAULT
 
 IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
@@ -51,7 +53,7 @@ def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         "--kubeconfig", None, "Kubeconfig to use. Without it: KUBECONFIG, then the pod's own credentials, then ~/.kube/config."
     )
     option("--context", None, "Context of the kubeconfig; its current one without it.")
-    option("--namespace", _own_namespace(), "Namespace the operator runs in; no grant reaches it.")
+    option("--namespace", _own_namespace(), "Namespace the operator runs in; no grant reaches it.", type=_namespace)
     option(
         "--protected-namespaces",
         ",".join(PROTECTED_BY_DEFAULT),
@@ -62,12 +64,17 @@ def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         "--workers",
         "128",
         "Writes in flight at most; kube-apiserver's escalation check makes many small waits of them.",
-        type=_positive,
+        type=_number(1, 10_000),
     )
     option("--health-host", "0.0.0.0", "Address to serve /healthz, /readyz and /metrics on.")  # noqa: S104 - probes come from outside the pod
-    option("--health-port", "8080", "Port to serve them on; 0 takes any free one and logs it.", type=_port)
-    option("--log-level", "info", "Least level that is logged.", choices=("debug", "info", "warning", "error"))
-    option("--log-format", "text", "Lines for a person, or one JSON object a line.", choices=("text", "json"))
+    option("--health-port", "8080", "Port to serve them on; 0 takes any free one and logs it.", type=_number(0, 65535))
+    option(
+        "--log-level",
+        "info",
+        "Least level that is logged: debug, info, warning or error.",
+        type=_one_of("debug", "info", "warning", "error"),
+    )
+    option("--log-format", "text", "Lines for a person (text), or one JSON object a line (json).", type=_one_of("text", "json"))
     given = parser.parse_args(arguments)
     return Settings(**vars(given))
 
@@ -81,18 +88,32 @@ def _own_namespace() -> str:
 
 
 def _globs(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (entry.strip() for entry in text.split(","))))
+    globs = tuple(filter(None, (entry.strip() for entry in text.split(","))))
+    for glob in globs:
+        if not re.fullmatch(NAMESPACE_GLOB, glob):
+            raise argparse.ArgumentTypeError(f"{glob!r} is not a name or glob of namespaces: separate them by commas")
+    return globs
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1 is needed")
-    return number
+def _namespace(text: str) -> str:
+    if not re.fullmatch(DNS_LABEL, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a namespace")
+    return text
 
 
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
-    return number
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    return read

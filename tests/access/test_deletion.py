@@ -356,3 +356,35 @@ def test_orphaning_while_the_operator_is_down(own_stage: Stage, own_cluster: Loc
     assert [managed(stage.child(*own("rolebindings", namespace, name))) for namespace in namespaces] == before
     for who, namespace in itertools.product((ALICE, runner), namespaces):
         assert stage.views(who, namespace)
+
+
+def test_an_orphaned_grant_that_lingers_for_another_finalizer_still_leaves_its_children(stage: Stage) -> None:
+    namespace = stage.namespace()
+    name = stage.grant(spec("alice", namespaces=[namespace]), finalizers=["example.com/held"])
+    stage.until_ready(name)
+    before = stage.children(name)
+    stage.delete(name, "Orphan")
+    stage.until(lambda: stage.get(name)["metadata"]["finalizers"] == ["example.com/held"], "the orphaning to be done")
+    stage.relabel(namespace, looked="at")  # the operator looks at it once more
+    stage.request("PATCH", f"{GRANTS}/{name}", {"metadata": {"finalizers": None}})
+    stage.until(lambda: stage.cluster.request("GET", f"{GRANTS}/{name}")[0] == 404, "the grant to be gone")
+    until_event(stage, name, "Orphaned")
+    assert stage.children(name) == before
+    assert stage.views(ALICE, namespace)
+    for kind in ("rolebindings", "roles"):
+        stage.request("DELETE", stage.path(kind, namespace, f"vmaccess:{name}"))
+
+
+def test_what_an_orphaning_left_is_named_to_the_next_grant_of_the_name(stage: Stage) -> None:
+    namespace = stage.namespace()
+    name = stage.grant(spec("alice", namespaces=[namespace]))
+    uid = stage.until_ready(name)["metadata"]["uid"]
+    stage.delete(name, "Orphan")
+    stage.until(lambda: stage.cluster.request("GET", f"{GRANTS}/{name}")[0] == 404, "the grant to be gone")
+    again = stage.grant(spec("alice", namespaces=[namespace]), name.split("-", 1)[1])
+    assert again == name
+    message = stage.until_condition(name, "Stalled", reason="NameConflict")["status"]["failures"][0]["message"]
+    assert f"vmaccess.dev/grant-uid={uid}" in message
+    stage.cluster.kubectl("delete", "rolebindings,roles,serviceaccounts", "-A", "-l", f"vmaccess.dev/grant-uid={uid}")
+    stage.until_ready(name)
+    assert stage.views(ALICE, namespace)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from localcluster.product import Operator
 from tests.access.helpers import (
     ALICE,
     ANYTHING,
@@ -63,7 +66,7 @@ def test_a_foreign_object_with_our_name_is_left_alone(stage: Stage, kind: str, m
     assert stage.grant(spec(namespaces=[taken, free]), "conflicting") == name
     message = conflict(stage, name, taken)
     assert f"vmaccess:{name}" in message
-    assert "delete or rename it" in message
+    assert "once its origin is known" in message
     stage.assert_access(ALICE, {free: True, taken: False})
     stage.assert_access(EVE, {free: False, taken: False})
     assert not [write for write in stage.writes(since) if f"{taken}/" in write], "nothing is written where the name is taken"
@@ -217,3 +220,16 @@ def test_foreign_objects_of_other_names_are_of_no_concern(stage: Stage) -> None:
     stage.delete(name)
     stage.until(lambda: not stage.views(ALICE, namespace), "the grant to be revoked")
     stage.assert_access(BOB, {namespace: True})
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "evil\n2026-01-01 00:00:00,000 INFO vmaccess: a forged line"], ids=["up", "here", "line"]
+)
+def test_no_owner_reference_can_mislead_the_operator(stage: Stage, operator: Operator, name: str) -> None:
+    namespace = stage.namespace()
+    owner = {"apiVersion": "vmaccess.dev/v1alpha1", "kind": "VMAccessGrant", "name": name, "uid": "nobody"}
+    stage.request("POST", stage.path("roles", namespace), role("odd", [], ownerReferences=[owner]))
+    ours = stage.grant(spec("alice", namespaces=[namespace]))
+    stage.until_ready(ours)  # whatever the Role above led to has been worked on by now
+    assert "unexpected" not in operator.output()
+    assert not re.search("^2026-01-01", operator.output(), re.MULTILINE)

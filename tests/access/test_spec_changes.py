@@ -384,3 +384,14 @@ def test_a_reordered_spec_writes_nothing_wrong(stage: Stage) -> None:
     assert managed(stage.child(*own("roles", namespace, name))) == before
     bound = (stage.child(*own("rolebindings", namespace, name)) or {})["subjects"]
     assert sorted(bound, key=lambda subject: subject["name"]) == subjects("alice", "bob")
+
+
+def test_a_service_account_that_moves_to_the_subjects_ends_as_ours(stage: Stage) -> None:
+    namespace = stage.namespace()
+    account = {"name": "runner", "namespace": namespace}
+    name = stage.grant({"serviceAccounts": [account], "namespaces": [namespace]})
+    stage.until_ready(name)
+    stage.respec(name, {"subjects": [{"kind": "ServiceAccount", **account}], "namespaces": [namespace]})
+    stage.until_ready(name)
+    assert stage.child("serviceaccounts", namespace, "runner") is None
+    assert stage.views(Who.service_account(namespace, "runner"), namespace), "listed as existing, whoever makes it"

@@ -103,7 +103,6 @@ ACCEPTED: dict[str, Grant] = {
     "Exists": expression(operator="Exists"),
     "Exists with empty values": expression(operator="Exists", values=[]),
     "DoesNotExist": expression(operator="DoesNotExist"),
-    "empty matchExpressions": labels(matchExpressions=[]),
     "one expression twice": labels(matchExpressions=[{"key": "a", "operator": "Exists"}] * 2),
     "exclusion with wildcards": grant(excludeNamespaces=["*-secret", "kube-?", "*"]),
     "empty exclusion list": grant(excludeNamespaces=[]),
@@ -232,6 +231,9 @@ REFUSED: dict[str, tuple[str, Grant]] = {
     "5001 namespaces": ("spec.namespaces", grant(namespaces=numbered(5001))),
     "null among the namespaces": ("spec.namespaces[1]", grant(namespaces=["a", None])),
     "number among the namespaces": ("spec.namespaces[1]", grant(namespaces=["a", 123])),
+    # kubectl apply takes nulls out before it sends: `matchLabels: {team: }` arrives as this, and would select everything.
+    "empty matchLabels": ("spec.namespaceSelector.matchLabels", labels(matchLabels={})),
+    "empty matchExpressions": ("spec.namespaceSelector.matchExpressions", labels(matchExpressions=[])),
     "label key with a blank": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"a b": "c"})),
     "empty label key": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"": "c"})),
     "label key with two slashes": ("spec.namespaceSelector.matchLabels", labels(matchLabels={"a/b/c": "c"})),

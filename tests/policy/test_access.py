@@ -228,9 +228,16 @@ def test_a_binding_that_something_holds_is_emptied_first() -> None:
 
 def test_only_an_owner_reference_condemns_the_children_of_a_grant_that_is_gone() -> None:
     owned, labelled = binding("ann"), role("get", owners=())
-    assert release_step({GRANT.uid}, [labelled, owned]) == Delete(owned, unchanged=True)
-    assert release_step({GRANT.uid}, [labelled]) == Settled()
-    assert release_step({"another"}, [owned]) == Settled()
+    assert release_step({GRANT.uid}, (), [labelled, owned]) == Delete(owned, unchanged=True)
+    assert release_step({GRANT.uid}, (), [labelled]) == Settled()
+    assert release_step({"another"}, (), [owned]) == Settled()
+
+
+def test_of_a_grant_that_was_seen_to_be_revoked_any_mark_condemns() -> None:
+    labelled, forged = role("get", owners=()), child(AccountContent(automount=False), name="sa", owners=())
+    assert release_step({GRANT.uid}, {GRANT.uid}, [labelled]) == Delete(labelled)
+    assert release_step({GRANT.uid}, {GRANT.uid}, [forged]) == Settled(), "a ServiceAccount needs more than a label"
+    assert release_step((), {GRANT.uid}, [labelled]) == Settled(), "not before the name was read"
 
 
 ACCOUNT = AccountContent(automount=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.policy.test_access import GRANT, OTHER, binding, role, rules, subjects
+from tests.policy.test_access import GRANT, OTHER, binding, child, role, rules, subjects
 from vmaccess.policy import rules as rbac
-from vmaccess.policy.children import BindingContent, Child, RoleContent
-from vmaccess.policy.decide import decide_namespace
+from vmaccess.policy.children import AccountContent, BindingContent, Child, RoleContent
+from vmaccess.policy.decide import bound_accounts, decide_namespace
 from vmaccess.policy.grant import Grant, intent, read_grant
-from vmaccess.policy.namespaces import Place
+from vmaccess.policy.namespaces import Globs, Place
 from vmaccess.policy.steps import Delete, Patch, Step, Wait, Write
 
 BASE = rules("get", "list", "delete")
@@ -41,7 +41,7 @@ def grant(*names: str, verbs: tuple[str, ...] = ("get",)) -> Grant:
     ],
 )
 def test_while_service_accounts_are_awaited(place: Place, wanted: Grant, observed: list[Child], expected: type | None) -> None:
-    step: Step = decide_namespace(wanted, intent(wanted, BASE), None, ("ns", place), observed).step
+    step: Step = decide_namespace(wanted, intent(wanted, BASE), None, ("ns", place), Globs(()), observed).step
     match step:
         case Patch(_, content):
             assert expected is type(content)
@@ -55,3 +55,12 @@ def test_while_service_accounts_are_awaited(place: Place, wanted: Grant, observe
             assert expected is None
             assert not isinstance(step, Write)
             assert isinstance(step, Wait) is (place is Place.SELECTED)
+
+
+def test_an_account_in_a_namespace_that_became_protected_is_not_bound() -> None:
+    mine = child(AccountContent(automount=False), namespace="infra", name="runner")
+    spec = {"serviceAccounts": [{"name": "runner", "namespace": "infra"}], "namespaces": ["ns"]}
+    metadata = {"name": GRANT.name, "uid": GRANT.uid, "generation": 1, "resourceVersion": "1"}
+    listed = read_grant({"metadata": metadata, "spec": spec}, None)
+    assert bound_accounts(listed, Globs(()), lambda *_: mine)
+    assert not bound_accounts(listed, Globs(["infra"]), lambda *_: mine)

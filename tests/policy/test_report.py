@@ -114,6 +114,12 @@ def test_the_first_twenty_failures_in_order_and_the_count_of_all() -> None:
     assert "and 24 more" in next(condition["message"] for condition in found["conditions"] if condition["type"] == "Ready")
 
 
+def test_more_accounts_than_a_status_may_list_do_not_lose_the_status() -> None:
+    owned = tuple(("ns", f"sa-{number:03}") for number in range(150))
+    found = report(grant(), Facts(GIVE, {"n0": GRANTED}, {}, 1, owned), NOW)
+    assert len(found["serviceAccounts"]) == 100
+
+
 def test_a_condition_keeps_its_date_while_its_status_lasts() -> None:
     before = status(GIVE, GRANTED, bound=1)
     for condition in before["conditions"]:
@@ -126,12 +132,14 @@ def test_a_condition_keeps_its_date_while_its_status_lasts() -> None:
 
 def test_warnings_follow_the_rights_and_go_with_them() -> None:
     warned = Give(Trimmed(RULES, (Warning_("SecretsReachable", "one"), Warning_("SecretsReachable", "two"))), ())
-    account = grant(serviceAccounts=[{"name": "runner", "namespace": "elsewhere"}])
-    told = {condition["type"]: condition for condition in status(warned, GRANTED, bound=1, of=account)["conditions"]}
+    everywhere = grant(namespaceSelector={})
+    facts = Facts(warned, {"n0": GRANTED}, {}, 1, (("elsewhere", "runner"),))
+    told = {condition["type"]: condition for condition in report(everywhere, facts, NOW)["conditions"]}
+    assert "every namespace" in told["EveryNamespaceSelected"]["message"]
     assert told["SecretsReachable"]["message"] == "one; two"
     assert "elsewhere/runner" in told["ServiceAccountExposed"]["message"]
     assert told["Ready"]["status"] == "True", "a warning does not make a grant unready"
-    assert "SecretsReachable" not in conditions(status(SUSPENDED, of=account))
+    assert set(conditions(status(SUSPENDED, of=everywhere))) == {"Ready", "Active"}
 
 
 def test_events_are_about_what_begins() -> None:

@@ -19,6 +19,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 Json = dict[str, Any]
 
 MERGE_PATCH = "application/merge-patch+json"
+USER_AGENT = "vmaccess-operator"  # also the name of the field manager that our writes are recorded under
 WRITE_TIMEOUT = 30.0  # seconds for one request; a hanging one holds up nothing but its own namespace
 
 
@@ -72,6 +73,7 @@ class Api:
         config.client_session_kwargs = {"trust_env": False}
         config.connection_pool_maxsize = connections
         self._client = ApiClient(config)
+        self._client.user_agent = USER_AGENT
 
     async def __aenter__(self) -> Self:
         return self

@@ -20,6 +20,8 @@ async def load(settings: Settings) -> Configuration:
     """The client configuration: --kubeconfig, else KUBECONFIG, else the pod's own credentials, else ~/.kube/config."""
     loaded = Configuration()
     path = settings.kubeconfig or os.environ.get("KUBECONFIG")
+    if path is not None and not _exists(path):
+        raise NoCredentials(f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG")
     try:
         if path is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=loaded)  # rereads the token every minute: it is rotated
@@ -31,6 +33,10 @@ async def load(settings: Settings) -> Configuration:
             f"no usable credentials in {where}: {error}; give --kubeconfig or run in a pod with a ServiceAccount"
         ) from error
     return loaded
+
+
+def _exists(kubeconfig: str) -> bool:
+    return any(os.path.exists(part) for part in kubeconfig.split(os.pathsep))
 
 
 async def bearer(configuration: Configuration) -> tuple[str, str]:

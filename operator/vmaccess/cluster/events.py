@@ -1,4 +1,4 @@
-"""Kubernetes Events about grants: on transitions only, and never the same one in quick succession."""
+"""Kubernetes Events about grants: on transitions, and of what may happen very often only now and then."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 CONTROLLER = "vmaccess.dev/operator"
 NAMESPACE = "default"  # where Kubernetes expects the Events of cluster-scoped objects
-QUIET = 60.0  # seconds in which the same reason is not told again about the same grant
+QUIET = 60.0  # seconds in which `remark` does not say the same of the same grant again
+EventType = Literal["Normal", "Warning"]
 MAX_NOTE = 1024
 MAX_REMEMBERED = 10_000
 
@@ -30,8 +31,14 @@ class Events:
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._posting: set[asyncio.Task[None]] = set()
 
-    def tell(self, grant: GrantId, kind: Literal["Normal", "Warning"], reason: str, note: str) -> None:
-        """Say once that something has happened to a grant."""
+    def tell(self, grant: GrantId, kind: EventType, reason: str, note: str) -> None:
+        """Say that something has happened to a grant."""
+        task = asyncio.create_task(self._post(grant, kind, reason, note))
+        self._posting.add(task)
+        task.add_done_callback(self._posting.discard)
+
+    def remark(self, grant: GrantId, kind: EventType, reason: str, note: str) -> None:
+        """Say something that may hold a thousand times in a row: once a minute is enough."""
         now = asyncio.get_running_loop().time()
         key = (grant.uid, reason)
         if now - self._told.get(key, -QUIET) < QUIET:
@@ -40,9 +47,7 @@ class Events:
         self._told.move_to_end(key)
         if len(self._told) > MAX_REMEMBERED:
             self._told.popitem(last=False)
-        task = asyncio.create_task(self._post(grant, kind, reason, note))
-        self._posting.add(task)
-        task.add_done_callback(self._posting.discard)
+        self.tell(grant, kind, reason, note)
 
     async def drain(self) -> None:
         """Wait until all that was told has been posted."""

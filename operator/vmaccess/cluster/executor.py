@@ -33,26 +33,29 @@ class Executor:
     def __init__(self, api: Api, mirrors: Mapping[Kind, Mirror[Child]]) -> None:
         self._api, self._mirrors = api, mirrors
 
-    async def write(self, step: Write, grant: GrantId) -> None:
+    async def write(self, step: Write, grant: GrantId, *, insist: bool = False) -> None:
         """Carry out `step`, or find that the object is not (or no longer) what was decided on and read it anew.
+
+        With `insist`, a Patch of an object that is still its owner's no longer minds other changes to it in between: whoever
+        keeps changing it could put off a revocation for ever.
 
         In both cases the mirrors are as new as the API server, and the caller decides again. Raises WriteFailed where the
         API server refused or did not answer; a refused Patch has then been replaced by what it gave as `instead`.
         """
         try:
-            await self._send(step, grant)
+            await self._send(step, grant, insist=insist)
         except ApiError as error:
             if isinstance(step, Patch) and step.instead is not None and _for_good(error):
                 log.warning("%s refused, doing the next best: %s", _describe(step), error)
                 await self.write(step.instead, grant)
             raise WriteFailed(_reason(error), f"{_describe(step)}: {_message(error)}", retry_after=error.retry_after) from error
 
-    async def _send(self, step: Write, grant: GrantId) -> None:
+    async def _send(self, step: Write, grant: GrantId, *, insist: bool) -> None:
         match step:
             case Create(kind, namespace, name, content):
                 await self._create(kind, namespace, name, body(kind, grant, namespace, name, content))
             case Patch(child):
-                await self._patch(child, _changes(step))
+                await self._patch(child, _changes(step, insist=insist and child.marked_owner is not None))
             case Delete(child, unchanged):
                 await self._delete(child, child.version if unchanged else None)
 
@@ -98,18 +101,21 @@ class Executor:
 
     async def _refresh(self, mirror: Mirror[Child], namespace: str, name: str) -> None:
         """Read one object whose state is in doubt."""
+        held = mirror.get((namespace, name))
         try:
             mirror.observe(await self._api.get(mirror.resource.path(namespace, name)))
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            if (held := mirror.get((namespace, name))) is not None:
+            if held is not None:
                 mirror.forget((namespace, name), held.uid)
 
 
-def _changes(step: Patch) -> Json:
+def _changes(step: Patch, *, insist: bool) -> Json:
     """The merge patch: null removes a field, a list replaces the whole list."""
-    metadata: dict[str, Any] = {"uid": step.child.uid, "resourceVersion": str(step.child.version)}
+    metadata: dict[str, Any] = {"uid": step.child.uid}
+    if not insist:
+        metadata["resourceVersion"] = str(step.child.version)
     if step.child.finalizers:
         metadata["finalizers"] = None
     if step.marks is not None:

@@ -21,7 +21,7 @@ Key = tuple[str, str]  # namespace (empty for what is cluster-scoped) and name
 
 IDLE_LIMIT = 90.0  # seconds without an event or a bookmark (they come every minute) after which a watch counts as dead
 WATCH_SECONDS = 300
-GONE = 410
+FORBIDDEN, GONE = 403, 410
 
 
 class Mirrored(Protocol):
@@ -46,16 +46,19 @@ class Mirror(Generic[T]):
     """All objects of `resource` that `project` keeps, by namespace and name.
 
     `project(raw, known)` reduces an object to what is needed, or to None; `on_change(key, old, new)` is called for every
-    difference (compared with ==), also for those found by a list. `synced` is set after the first complete list.
+    difference (compared with ==), also for those found by a list. `on_end(last)` is called before it with the last state of an
+    object whose deletion the watch has shown, and not for one that a list merely lacks. `synced` is set after the first list.
     """
 
-    def __init__(self, api: Api, resource: Resource, project: Project[T], on_change: OnChange[T]) -> None:
-        self._api, self.resource, self._project, self._on_change = api, resource, project, on_change
+    def __init__(
+        self, api: Api, resource: Resource, project: Project[T], on_change: OnChange[T], on_end: Callable[[T], None] | None = None
+    ) -> None:
+        self._api, self.resource, self._project, self._on_change, self._on_end = api, resource, project, on_change, on_end
         self._held: dict[Key, T] = {}
         self._deleted: set[str] = set()  # uids we deleted ourselves and that the watch may still show
         self.synced = asyncio.Event()
         self.heard_at = 0.0  # loop time of the last answer, event or bookmark
-        self.lists = 0
+        self._known_to = 0  # everything up to this resourceVersion has been heard
 
     def get(self, key: Key) -> T | None:
         """The object as last seen, or None."""
@@ -68,14 +71,20 @@ class Mirror(Generic[T]):
         return len(self._held)
 
     def observe(self, raw: Json) -> T | None:
-        """Take in an object that the API server has just answered with."""
+        """Take in an object that the API server has just answered with.
+
+        An answer can be overtaken by the watch: what is not held although the watch is past its version is deleted by now.
+        """
+        key = _key(raw)
+        if key not in self._held and int(raw["metadata"]["resourceVersion"]) <= self._known_to:
+            return None
         return self._put(raw)
 
     def forget(self, key: Key, uid: str) -> None:
         """Take in that the object of this uid is gone."""
-        self._deleted.add(uid)
         held = self._held.get(key)
         if held is not None and held.uid == uid:
+            self._deleted.add(uid)
             self._drop(key)
 
     async def run(self) -> None:
@@ -92,12 +101,12 @@ class Mirror(Generic[T]):
                 log.info("%s: the watch has expired, listing again", self.resource.plural)
             except ApiError as error:
                 pause = max(error.retry_after, delay) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                log.warning("%s: listing again in %.1f s: %s", self.resource.plural, pause, error)
+                hint = "; are the operator's rights (deploy/kustomize/rights.yaml) applied?" if error.status == FORBIDDEN else ""
+                log.warning("%s: listing again in %.1f s: %s%s", self.resource.plural, pause, error, hint)
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, 30.0)
 
     async def _list(self) -> str:
-        self.lists += 1
         seen: set[Key] = set()
         uids: set[str] = set()
         version = "0"
@@ -116,6 +125,7 @@ class Mirror(Generic[T]):
         self._deleted &= uids
         for key in [key for key, held in self._held.items() if key not in seen and held.version <= int(version)]:
             self._drop(key)
+        self._known_to = max(self._known_to, int(version))
         return version
 
     async def _watch(self, version: str) -> str:
@@ -145,15 +155,22 @@ class Mirror(Generic[T]):
         if kind == "ERROR":
             raise ApiError(raw.get("code", 0), raw.get("reason", "Unknown"), raw.get("message", ""))
         if kind == "DELETED":
-            uid = raw["metadata"]["uid"]
-            self._deleted.discard(uid)
-            held = self._held.get(_key(raw))
-            if held is not None and held.uid == uid:
-                self._drop(_key(raw))
+            self._end(_key(raw), raw)
         elif kind != "BOOKMARK":
             self._put(raw)
         version: str = raw["metadata"]["resourceVersion"]
+        self._known_to = max(self._known_to, int(version))
         return version
+
+    def _end(self, key: Key, raw: Json) -> None:
+        uid = raw["metadata"]["uid"]
+        self._deleted.discard(uid)
+        held = self._held.get(key)
+        if held is None or held.uid != uid:
+            return
+        if self._on_end is not None and (last := self._project(raw, held)) is not None:
+            self._on_end(last)
+        self._drop(key)
 
     def _put(self, raw: Json) -> T | None:
         key = _key(raw)

@@ -41,6 +41,7 @@ class Watcher(Protocol):
     """Who is told what changes."""
 
     def grant_changed(self, old: Grant | None, new: Grant | None) -> None: ...
+    def grant_ended(self, last: Grant) -> None: ...
     def namespace_changed(self, old: Namespace | None, new: Namespace | None) -> None: ...
     def base_role_changed(self, name: str) -> None: ...
     def child_changed(self, old: Child | None, new: Child | None) -> None: ...
@@ -54,7 +55,9 @@ class World:
         # By name of the grant, then by namespace: where to find every child that has to do with it by name, label or
         # ownerReference. The children themselves stay in the mirrors: a copy here would miss a new resourceVersion.
         self._related: dict[str, dict[str, tuple[tuple[Kind, str], ...]]] = {}
-        self.grants: Mirror[Grant] = Mirror(api, GRANTS, read_grant, lambda _, old, new: watcher.grant_changed(old, new))
+        self.grants: Mirror[Grant] = Mirror(
+            api, GRANTS, read_grant, lambda _, old, new: watcher.grant_changed(old, new), on_end=watcher.grant_ended
+        )
         self.namespaces: Mirror[Namespace] = Mirror(
             api, NAMESPACES, _read_namespace, lambda _, old, new: watcher.namespace_changed(old, new)
         )

@@ -12,6 +12,7 @@ from vmaccess.model.crd import grant_schema
 from vmaccess.model.names import NamespaceGlob, NamespaceName
 from vmaccess.model.problems import (
     GRANT_NAME_TOO_LONG,
+    MAX_EXPLAINED,
     MAX_GRANT_NAME,
     Problems,
     explain,
@@ -82,10 +83,14 @@ def _unknown(node: Any, known: Collection[str]) -> Iterator[str]:
 def _may_select_more(raw: Any) -> bool:
     """Whether a field that nobody knows looks like a misspelt one of those that select.
 
-    Other unknown fields leave the selection readable: a namespace taken out of it loses its access.
+    Other unknown fields leave the selection readable: a namespace taken out of it loses its access. Nobody makes a hundred of
+    them by mistake; then what is selected counts as not readable.
     """
-    beside = (nearest(field, _FIELDS_AND_SPEC) for field in _unknown(raw, _FIELDS))
-    inside = (nearest(field, _SPEC_FIELDS) for field in _unknown(_member(raw, "spec"), _SPEC_FIELDS))
+    besides, insides = list(_unknown(raw, _FIELDS)), list(_unknown(_member(raw, "spec"), _SPEC_FIELDS))
+    if len(besides) + len(insides) > MAX_EXPLAINED:
+        return True
+    beside = (nearest(field, _FIELDS_AND_SPEC) for field in besides)
+    inside = (nearest(field, _SPEC_FIELDS) for field in insides)
     return any(near in ("spec.namespaces", "spec.namespaceSelector") for near in beside) or any(
         near in ("namespaces", "namespaceSelector") for near in inside
     )

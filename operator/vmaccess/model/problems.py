@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_GRANT_NAME = 63
 GRANT_NAME_TOO_LONG = "a grant's name becomes the value of a label: use at most 63 characters"
 MAX_SHOWN = 60
+MAX_EXPLAINED = 100
 UPGRADE = "remove it or upgrade to a version that knows it"
 
 
@@ -36,8 +37,11 @@ class Problems:
 
 
 def explain(invalid: ValidationError, root: str, schema: Schema) -> Iterator[str]:
-    """One line per mistake; `root` is the JSON path of what was validated, `schema` its schema."""
-    for error in invalid.errors(include_url=False):
+    """One line per mistake; `root` is the JSON path of what was validated, `schema` its schema.
+
+    No more than MAX_EXPLAINED: looking for the nearest name takes time, and a hostile object may have many thousand mistakes.
+    """
+    for error in invalid.errors(include_url=False)[:MAX_EXPLAINED]:
         path = root + "".join(_step(step) for step in error["loc"])
         for field, why in _reasons(error, schema):
             yield f"{path}{field}: {why}"

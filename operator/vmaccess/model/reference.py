@@ -110,7 +110,7 @@ def _limits(node: Schema) -> Iterator[str]:
         yield from _range(node.get("minLength"), node.get("maxLength"), "characters")
     yield from _range(node.get("minimum"), node.get("maximum"), "")
     yield from _range(node.get("minItems"), node.get("maxItems"), "entries")
-    yield from _range(None, node.get("maxProperties"), "entries")
+    yield from _range(node.get("minProperties"), node.get("maxProperties"), "entries")
     if node.get(LIST_TYPE) == "set":
         yield "no duplicates"
     if keys := node.get(LIST_MAP_KEYS):

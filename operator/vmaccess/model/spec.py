@@ -188,7 +188,7 @@ LABEL_VALUES = Rule(
 )
 MatchLabels = Annotated[
     dict[str, Annotated[LabelValue, Field(json_schema_extra={"nullable": True})]],
-    Field(max_length=100),
+    Field(min_length=1, max_length=100),
     LABEL_KEYS,
     LABEL_VALUES,
 ]
@@ -197,9 +197,11 @@ MatchLabels = Annotated[
 class LabelSelector(Model):
     """A Kubernetes label selector over namespaces. `{}` selects every namespace that is not protected."""
 
-    match_labels: MatchLabels | None = Field(None, description="Labels that a namespace must carry, all of them.")
+    match_labels: MatchLabels | None = Field(
+        None, description="Labels that a namespace must carry, all of them; at least one, since none would select everything."
+    )
     match_expressions: (
-        Annotated[tuple[Requirement, ...], Field(max_length=100, json_schema_extra={LIST_TYPE: "atomic"})] | None
+        Annotated[tuple[Requirement, ...], Field(min_length=1, max_length=100, json_schema_extra={LIST_TYPE: "atomic"})] | None
     ) = Field(None, description="Expressions that must all hold.")
 
 

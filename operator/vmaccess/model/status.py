@@ -10,6 +10,7 @@ from vmaccess.model.schema import LIST_TYPE, MapBy, Model
 
 NOT_SEEN = -1
 MAX_FAILURES = 20
+MAX_SERVICE_ACCOUNTS = 100
 MAX_MESSAGE = 1024
 MAX_CONDITION_MESSAGE = 8192
 
@@ -94,7 +95,9 @@ class RoleStatus(Reported):
 
 
 FailureList = Annotated[tuple[Failure, ...], Field(max_length=MAX_FAILURES, json_schema_extra={LIST_TYPE: "atomic"})]
-ServiceAccountList = Annotated[tuple[ServiceAccountStatus, ...], Field(max_length=100), MapBy(("namespace", "name"))]
+ServiceAccountList = Annotated[
+    tuple[ServiceAccountStatus, ...], Field(max_length=MAX_SERVICE_ACCOUNTS), MapBy(("namespace", "name"))
+]
 
 
 class Status(Reported):

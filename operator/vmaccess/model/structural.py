@@ -23,8 +23,8 @@ Schema = dict[str, Any]
 # In the order in which they are written.
 KEYWORDS = (
     "description", "type", "format", "nullable", "default", "enum", "pattern", "minLength", "maxLength", "minimum",
-    "exclusiveMinimum", "maximum", "exclusiveMaximum", LIST_TYPE, LIST_MAP_KEYS, "minItems", "maxItems", "maxProperties",
-    KEEPS_UNKNOWN, VALIDATIONS, "required", "properties", "items", "additionalProperties",
+    "exclusiveMinimum", "maximum", "exclusiveMaximum", LIST_TYPE, LIST_MAP_KEYS, "minItems", "maxItems",
+    "minProperties", "maxProperties", KEEPS_UNKNOWN, VALIDATIONS, "required", "properties", "items", "additionalProperties",
 )  # fmt: skip
 FORMATS = {"string": {"date-time"}, "integer": {"int32", "int64"}}
 # ASCII in RE2, Unicode in Rust.

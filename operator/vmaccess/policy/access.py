@@ -10,7 +10,17 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
-from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, RoleContent, Subjects, Whose
+from vmaccess.policy.children import (
+    NAME_PREFIX,
+    UID_LABEL,
+    BindingContent,
+    Child,
+    GrantId,
+    Kind,
+    RoleContent,
+    Subjects,
+    Whose,
+)
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.rules import Rules
 from vmaccess.policy.steps import Create, Delete, Patch, Refused, Settled, Step, Wait
@@ -96,21 +106,31 @@ def withdraw_step(grant: GrantId, observed: Collection[Child]) -> Step:
     return waiting
 
 
-def release_step(gone: Collection[str], observed: Iterable[Child]) -> Step:
+def release_step(gone: Collection[str], revoked: Collection[str], observed: Iterable[Child]) -> Step:
     """The next write for the children of grants that no longer exist, named by uid.
 
-    Only an ownerReference condemns a child: what carries the label alone was left behind by `--cascade=orphan`.
+    Of a grant that is merely `gone`, only an ownerReference condemns a child: what carries the label alone was left behind by
+    `--cascade=orphan`. Of one that is known to be `revoked` as well, any mark does.
     """
     waiting: Step = Settled()
     for child in sorted(observed, key=lambda child: _LAST[child.kind]):
-        owner = child.owner
-        if owner is None or owner.uid not in gone:
+        ends = child.end(revoked) & set(gone)
+        if not ends:
             continue
-        step = remove_step(child, unchanged=True)
+        step = remove_step(child, unchanged=not ends & set(revoked))
         if not isinstance(step, Wait):
             return step
         waiting = step
     return waiting
+
+
+def left_behind(what: str, mark: GrantId) -> str:
+    """What to say of an object that carries the label of a grant of this name that is gone, and no owner."""
+    return (
+        f"{what} is not this grant's: it carries the label of an earlier grant of the name, as --cascade=orphan leaves it, and may "
+        f"still give what that one gave; once its origin is known, delete all that was left by "
+        f"`kubectl delete rolebindings,roles,serviceaccounts -A -l {UID_LABEL}={mark.uid}`"
+    )
 
 
 _LAST = {Kind.ROLE_BINDING: 0, Kind.ROLE: 1, Kind.SERVICE_ACCOUNT: 2}
@@ -164,6 +184,8 @@ def _patch_role(role: Child, wanted: Rules, grant: GrantId, binding: Child | Non
 
 
 def _conflict(taken: Child) -> str:
+    if (mark := taken.marked_label) is not None and taken.name == NAME_PREFIX + mark.name:
+        return left_behind(f"{taken.kind} {taken.name!r}", mark)
     return (
         f"{taken.kind} {taken.name!r} exists (created {taken.created}) and is not this grant's: it is left as it is and "
         f"nothing is granted here; delete or rename it once its origin is known"

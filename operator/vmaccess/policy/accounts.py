@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vmaccess.policy.access import remove_step
+from vmaccess.policy.access import left_behind, remove_step
 from vmaccess.policy.children import AccountContent, Child, GrantId, Kind, Whose
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Create, Patch, Refused, Settled, Step
@@ -27,7 +27,7 @@ def account_step(
         return Create(Kind.SERVICE_ACCOUNT, namespace, name, content)
     match observed.whose(grant):
         case Whose.FOREIGN:
-            return _taken(observed, alive)
+            return _taken(grant, observed, alive)
         case Whose.EARLIER:
             return remove_step(observed, unchanged=True)
     if observed.deleting:
@@ -45,8 +45,10 @@ def remove_account_step(grant: GrantId, observed: Child | None) -> Step:
     return remove_step(observed, unchanged=whose is Whose.EARLIER)
 
 
-def _taken(observed: Child, alive: Callable[[GrantId], bool]) -> Refused:
+def _taken(grant: GrantId, observed: Child, alive: Callable[[GrantId], bool]) -> Refused:
     account, other = f"ServiceAccount {observed.namespace}/{observed.name}", observed.marked_owner
+    if other is None and (mark := observed.marked_label) is not None and mark.name == grant.name and mark.uid != grant.uid:
+        return Refused(Reason.NAME_CONFLICT, left_behind(account, mark))
     if other is None or observed.marked_label != other:
         return Refused(
             Reason.NAME_CONFLICT,

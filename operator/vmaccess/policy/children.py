@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from vmaccess.model.names import DNS_SUBDOMAIN
+from vmaccess.model.problems import MAX_GRANT_NAME
 from vmaccess.model.spec import RBAC_GROUP
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.rules import Rules
@@ -180,12 +183,23 @@ class Child:
         """
         return self.marked_owner or (self.remembered if self.marked_label is None else None)
 
+    def end(self, revoked: Collection[str]) -> set[str]:
+        """Uids of the grants with which this child ends.
+
+        Of a grant whose end is not known well only the owner counts; of one that is known to be `revoked`, and not orphaned, its
+        label too, and what we remember of it: whoever strips an ownerReference saves nothing.
+        """
+        ends = {self.owner.uid} if self.owner is not None else set()
+        label = self.marked_label if self.kind is not Kind.SERVICE_ACCOUNT else None
+        return ends | {mark.uid for mark in (label, self.remembered) if mark is not None and mark.uid in revoked}
+
     def relates_to(self) -> set[str]:
         """Names of the grants that this object may have to do with: by name, by label, by ownerReference."""
-        names = {mark.name for mark in (self.marked_label, self.marked_owner, self.remembered) if mark and mark.name}
+        marks = (self.marked_label, self.marked_owner, self.remembered)
+        names = {mark.name for mark in marks if mark is not None}
         if self.kind is not Kind.SERVICE_ACCOUNT and self.name.startswith(NAME_PREFIX):
             names.add(self.name.removeprefix(NAME_PREFIX).split(":", 1)[0])
-        return names
+        return {name for name in names if _is_grant_name(name)}
 
     def whose(self, grant: GrantId) -> Whose:
         """Whether the object is this grant's.
@@ -215,6 +229,12 @@ class Child:
             and self.owners[0] == Owner(GROUP, KIND, grant.name, grant.uid, controller=True, blocks=True)
             and not self.finalizers
         )
+
+
+@lru_cache(maxsize=4096)
+def _is_grant_name(name: str) -> bool:
+    """Whether a grant can have this name; anybody can write anything into a label or an ownerReference."""
+    return len(name) <= MAX_GRANT_NAME and re.fullmatch(DNS_SUBDOMAIN, name) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -28,7 +28,12 @@ GRANTED, PENDING, BLOCKED, REVOKING = (Outcome(state) for state in (State.GRANTE
 
 
 def decide_namespace(
-    grant: Grant, intent: Intent, access: Access | None, where: tuple[str, Place], observed: Collection[Child]
+    grant: Grant,
+    intent: Intent,
+    access: Access | None,
+    where: tuple[str, Place],
+    protected: Globs,
+    observed: Collection[Child],
 ) -> Decision:
     """The decision for the namespace and place in `where`, given all Roles and RoleBindings there that relate to the grant.
 
@@ -53,13 +58,13 @@ def decide_namespace(
                 Refused(Reason.NAMESPACE_NOT_FOUND, f"namespace {name!r} does not exist: it is granted at once when it appears")
             )
         case Place.TERMINATING:
-            return Decision(_reduction(grant, intent, name, observed), None)
+            return Decision(_reduction(grant, intent, name, protected, observed), None)
     if isinstance(intent, Hold):
         bound = any(child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS for child in observed)
         outcome = GRANTED if bound else BLOCKED if place is Place.SELECTED else None
         return Decision(hold_step(grant.id, intent.ceiling, observed), outcome)
     if access is None:
-        reduction = _reduction(grant, intent, name, observed)
+        reduction = _reduction(grant, intent, name, protected, observed)
         return Decision(reduction if isinstance(reduction, Write) else Wait("the ServiceAccounts come first"), PENDING)
     if not access.subjects:
         decision = _withdrawal(grant.id, observed)
@@ -112,16 +117,16 @@ def decide_account(
     return Decision(step, PENDING)
 
 
-def bound_accounts(grant: Grant, observed: Callable[[str, str], Child | None]) -> Subjects:
-    """Subjects for those listed ServiceAccounts that are there and ours; no other is ever bound."""
+def bound_accounts(grant: Grant, protected: Globs, observed: Callable[[str, str], Child | None]) -> Subjects:
+    """Subjects for those listed ServiceAccounts that are there, ours and in no protected namespace; no other is ever bound."""
     return tuple(
         service_account_subject(*key)
         for key in grant.accounts
-        if (child := observed(*key)) is not None and child.whose(grant.id) is Whose.OURS
+        if key[0] not in protected and (child := observed(*key)) is not None and child.whose(grant.id) is Whose.OURS
     )
 
 
-def _reduction(grant: Grant, intent: Give | Hold, name: str, observed: Collection[Child]) -> Step:
+def _reduction(grant: Grant, intent: Give | Hold, name: str, protected: Globs, observed: Collection[Child]) -> Step:
     """The next write where nobody can be given anything (yet): who leaves loses access, who stays has what is wanted now.
 
     For a namespace on its way out, which may take long, and for as long as a ServiceAccount is still to be made.
@@ -134,7 +139,8 @@ def _reduction(grant: Grant, intent: Give | Hold, name: str, observed: Collectio
         if isinstance(child.content, BindingContent) and child.whose(grant.id) is Whose.OURS
         for subject in child.content.subjects
     }
-    wanted = (*(service_account_subject(*account) for account in grant.accounts), *intent.subjects)
+    accounts = (service_account_subject(*account) for account in grant.accounts if account[0] not in protected)
+    wanted = (*accounts, *intent.subjects)
     staying = Access(intent.trimmed.rules, tuple(subject for subject in wanted if subject in bound))
     step = grant_step(grant.id, name, staying, observed)
     return step if isinstance(step, Patch | Delete) else Settled()

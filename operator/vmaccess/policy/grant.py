@@ -68,7 +68,7 @@ def read_grant(raw: Mapping[str, Any], known: Grant | None) -> Grant:
         id=grant_id,
         version=int(meta["resourceVersion"]),
         generation=generation,
-        deletion=_deletion(meta),
+        deletion=_deletion(meta, known if known is not None and known.id == grant_id else None),
         spec=spec,
         limits=known.limits if known is not None and unchanged else withdrawals(raw),
         accounts=known.accounts if known is not None and unchanged else _accounts(spec),
@@ -81,9 +81,11 @@ def _accounts(spec: Spec | Problems) -> Mapping[tuple[str, str], ServiceAccount]
     return {(account.namespace, account.name): account for account in listed}
 
 
-def _deletion(meta: Mapping[str, Any]) -> Deletion:
+def _deletion(meta: Mapping[str, Any], known: Grant | None) -> Deletion:
     if "deletionTimestamp" not in meta:
         return Deletion.NONE
+    if known is not None and known.deletion is Deletion.ORPHAN:
+        return Deletion.ORPHAN  # the children are orphaned, and the grant lingers for somebody else's finalizer
     return Deletion.ORPHAN if "orphan" in (meta.get("finalizers") or ()) else Deletion.REVOKE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,8 +44,8 @@ class Globs:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.patterns = tuple(patterns)
-        translated = (re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".") for pattern in self.patterns)
-        self._match = re.compile("|".join(translated)).fullmatch if self.patterns else None
+        # fnmatch's own translation matches in linear time; chains of `.*` would backtrack, and freeze us, on a hostile name.
+        self._match = re.compile("|".join(map(fnmatch.translate, self.patterns))).match if self.patterns else None
 
     def __contains__(self, name: str) -> bool:
         return self._match is not None and self._match(name) is not None

@@ -21,6 +21,7 @@ class Warned(StrEnum):
     SUBRESOURCE_OMITTED = "SubresourceOmitted"
     SECRETS_REACHABLE = "SecretsReachable"
     SERVICE_ACCOUNT_EXPOSED = "ServiceAccountExposed"
+    EVERY_NAMESPACE = "EveryNamespaceSelected"
 
 
 class Reason(StrEnum):

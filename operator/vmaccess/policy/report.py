@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from vmaccess.model.spec import Spec
+from vmaccess.model.spec import LabelSelector, Spec
 from vmaccess.model.status import (
     MAX_FAILURES,
+    MAX_SERVICE_ACCOUNTS,
     Condition,
     Failure,
     Namespaces,
@@ -22,6 +23,11 @@ from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, rules_hash
 from vmaccess.policy.reasons import STALLING, ConditionType, Reason, Warned
 
 ScopedName = tuple[str, str]
+
+EVERY_NAMESPACE = (
+    "namespaceSelector is {}, which selects every namespace that is neither protected nor excluded, also those to come: "
+    "name a label if that is not meant"
+)
 
 
 class State(Enum):
@@ -112,7 +118,9 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
             summary=f"{granted}/{selected}",
         ),
         failures=tuple(failures[:MAX_FAILURES]) or None,
-        service_accounts=tuple(ServiceAccountStatus(namespace=namespace, name=name) for namespace, name in sorted(facts.owned))
+        service_accounts=tuple(
+            ServiceAccountStatus(namespace=namespace, name=name) for namespace, name in sorted(facts.owned)[:MAX_SERVICE_ACCOUNTS]
+        )
         or None,
         role=_role(grant, facts.intent),
     )
@@ -185,7 +193,9 @@ def _warnings(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
     messages: dict[str, list[str]] = {}
     for warning in facts.intent.trimmed.warnings:
         messages.setdefault(warning.type, []).append(warning.message)
-    exposed = sorted(f"{namespace}/{name}" for namespace, name in grant.accounts if namespace not in facts.namespaces)
+    if (selection := grant.limits.selection) is not None and selection.selector == LabelSelector():
+        messages[Warned.EVERY_NAMESPACE] = [EVERY_NAMESPACE]
+    exposed = sorted(f"{namespace}/{name}" for namespace, name in facts.owned if namespace not in facts.namespaces)
     if exposed:
         exposure = (
             f"whoever may create pods in the namespace of {', '.join(exposed)} can act with this access, and it is not a granted "

@@ -67,3 +67,8 @@ class Refused:
 
 Write = Create | Patch | Delete
 Step = Write | Wait | Settled | Refused
+
+
+def takes_away(step: Write) -> bool:
+    """Whether the write takes something from somebody, so that its failure leaves a right standing."""
+    return isinstance(step, Delete) or (isinstance(step, Patch) and step.instead is not None)

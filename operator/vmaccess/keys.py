@@ -1,0 +1,27 @@
+"""What a piece of work is about. A key says only where to look; what is to be done there is found out there."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Part(Enum):
+    """The part of a grant's work that a key is about."""
+
+    GRANT = "the grant as a whole"
+    NAMESPACE = "its Role and RoleBinding in one namespace"
+    ACCOUNT = "one of its ServiceAccounts"
+    STATUS = "its status"
+
+
+class Key(NamedTuple):
+    """One piece of work."""
+
+    part: Part
+    grant: str
+    namespace: str = ""
+    account: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.part.name.lower(), *self[1:])))

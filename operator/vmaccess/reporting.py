@@ -1,0 +1,76 @@
+"""Writes the status of grants, only when it changes, and posts the Events that go with a change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from vmaccess.cluster.api import GRANTS, Api, ApiError
+from vmaccess.cluster.events import Events
+from vmaccess.cluster.world import World
+from vmaccess.policy.children import BindingContent, Child, Kind, Whose
+from vmaccess.policy.report import Facts, report
+from vmaccess.policy.transitions import transitions
+from vmaccess.progress import Progress
+
+log = logging.getLogger(__name__)
+
+STATUS_INTERVAL = 2.0  # seconds between two status writes while things are still moving
+
+
+class Reporter:
+    """Reports what has come of grants."""
+
+    def __init__(self, api: Api, world: World, events: Events) -> None:
+        self._api, self._world, self._events = api, world, events
+
+    async def write(self, progress: Progress) -> float:
+        """Write the status if it has changed; returns the seconds after which to come back because it is not due yet, or 0."""
+        grant = self._world.grant(progress.grant.id.name)
+        if grant is None or not progress.planned:
+            return 0.0
+        now, due = asyncio.get_running_loop().time(), progress.reported_at + STATUS_INTERVAL
+        if progress.unsettled and now < due:
+            return due - now
+        status = report(grant, self._facts(progress), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        if status == grant.status:
+            return 0.0
+        progress.reported_at = now
+        body = {"metadata": {"uid": grant.id.uid}, "status": _replacing(grant.status, status)}
+        try:
+            answer = await self._api.patch(f"{GRANTS.path(name=grant.id.name)}/status", body)
+        except ApiError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
+            return 0.0  # it is gone, or another by now: the watch will tell
+        self._world.grants.observe(answer)
+        for note in transitions(grant.status, status):
+            log.info("%s: %s: %s", grant.id.name, note.reason, note.message)
+            self._events.tell(grant.id, note.kind, note.reason, note.message)
+        return 0.0
+
+    def _facts(self, progress: Progress) -> Facts:
+        grant = progress.grant
+        bindings = self._world.bindings(grant)
+        accounts = (child for child in self._world.related(grant.id.name) if child.kind is Kind.SERVICE_ACCOUNT)
+        return Facts(
+            intent=progress.intent,
+            namespaces=progress.namespaces,
+            accounts=progress.accounts,
+            bound=len({child.namespace for child in bindings if _names_somebody(child)}),
+            owned=tuple((child.namespace, child.name) for child in accounts if child.whose(grant.id) is Whose.OURS),
+        )
+
+
+def _names_somebody(binding: Child) -> bool:
+    return isinstance(binding.content, BindingContent) and bool(binding.content.subjects)
+
+
+def _replacing(old: Any, new: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch that leaves nothing of `old` behind: what is not in `new` becomes null."""
+    old = old if isinstance(old, dict) else {}
+    removed: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
+    return removed | {key: _replacing(old.get(key), value) if isinstance(value, dict) else value for key, value in new.items()}
