@@ -183,9 +183,18 @@ class Stage:
         return self.can(who, "list", "kubevirt.io/virtualmachines", namespace)
 
     def assert_access(self, who: Who, expected: Mapping[str, bool]) -> None:
-        """The truth table of one identity over namespaces, all at once."""
-        actual = {namespace: self.views(who, namespace) for namespace in expected}
-        assert actual == dict(expected), f"{who.user}: {actual}, expected {dict(expected)}"
+        """The truth table of one identity over namespaces, all at once.
+
+        The API server's authorizer hears of a write a moment after the writer has its answer, so it gets a second.
+        """
+
+        def actual() -> dict[str, bool]:
+            return {namespace: self.views(who, namespace) for namespace in expected}
+
+        try:
+            self.until(lambda: actual() == dict(expected), "the truth table", 1)
+        except ClusterError:
+            raise AssertionError(f"{who.user}: {actual()}, expected {dict(expected)}") from None
 
     # --- what the operator did ---
 

@@ -105,7 +105,7 @@ def test_a_foreign_service_account_gets_nothing(stage: Stage, marked: str) -> No
     before = stage.child("serviceaccounts", home, "runner")
     message = conflict(stage, name, home)
     assert f"{home}/runner" in message
-    assert "list it under subjects" in message
+    assert "once its origin is known" in message
     stage.assert_access(ALICE, {free: True})
     stage.assert_access(runner, {free: False, home: False})
     assert stage.child("serviceaccounts", home, "runner") == before

@@ -42,7 +42,7 @@ def told() -> set[str]:
         node
         for file in Path(vmaccess.__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "tell"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("tell", "remark")
     )
     words = (argument for call in calls for argument in call.args[2:3])
     return {word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)}

@@ -127,8 +127,8 @@ def release_step(gone: Collection[str], revoked: Collection[str], observed: Iter
 def left_behind(what: str, mark: GrantId) -> str:
     """What to say of an object that carries the label of a grant of this name that is gone, and no owner."""
     return (
-        f"{what} is not this grant's: it carries the label of an earlier grant of the name, as --cascade=orphan leaves it, and may "
-        f"still give what that one gave; once its origin is known, delete all that was left by "
+        f"{what} is not this grant's: it carries the label of an earlier grant of the name, as --cascade=orphan leaves it, "
+        f"and may still give what that one gave; once its origin is known, delete all that was left by "
         f"`kubectl delete rolebindings,roles,serviceaccounts -A -l {UID_LABEL}={mark.uid}`"
     )
 
