@@ -14,6 +14,12 @@ def test_a_flag_wins_over_its_variable() -> None:
     assert found.protected == ("vmaccess-system", "a-*", "b")
 
 
+def test_probes_are_served_to_others_in_a_pod_only() -> None:
+    outside, inside = settings.read([], {}), settings.read([], {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    assert (outside.health_host, outside.health_port) == ("127.0.0.1", 0)
+    assert (inside.health_host, inside.health_port) == ("0.0.0.0", 8080)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -197,12 +197,12 @@ class Controller:
                 self.wake(key.grant)
                 return
             decision = self._decide(progress, key)
+            if not isinstance(decision.step, Write):
+                self._settled(progress, key, decision, drifted=drifted)
+                return
             if tried == MAX_STEPS:
                 self._failed(progress, key, decision, Reason.API_ERROR, "somebody else keeps changing what is to be written here")
                 self.queue.retry(key)
-                return
-            if not isinstance(decision.step, Write):
-                self._settled(progress, key, decision, drifted=drifted)
                 return
             drifted = drifted or progress.outcome(key) == GRANTED
             self._begun(progress, key, decision)
@@ -283,16 +283,16 @@ class Controller:
         """What is bound, once it is known which of the listed ServiceAccounts are there and ours."""
         if not isinstance(progress.intent, Give):
             return None
-        grant = progress.grant
-        if not any(outcome.state is State.PENDING for outcome in progress.accounts.values()):
-            progress.awaited_since = None
-        else:
+        accounts = bound_accounts(progress.grant, self._protected, self.world.account)
+        there = {(account.namespace, account.name) for account in accounts}
+        if any(outcome.state is State.PENDING and account not in there for account, outcome in progress.accounts.items()):
             if progress.awaited_since is None:
                 progress.awaited_since = _now()
-                self.queue.add_after(Key(Part.GRANT, grant.id.name), ACCOUNT_GRACE)
+                self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), ACCOUNT_GRACE)
             if _now() - progress.awaited_since < ACCOUNT_GRACE:
                 return None
-        accounts = bound_accounts(grant, self._protected, self.world.account)
+        else:
+            progress.awaited_since = None
         return Access(progress.intent.trimmed.rules, (*accounts, *progress.intent.subjects))
 
     def _accounts_of(self, progress: Progress) -> set[tuple[str, str]]:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from vmaccess.model.names import DNS_LABEL, NAMESPACE_GLOB
 from vmaccess.policy.namespaces import PROTECTED_BY_DEFAULT
 
+IN_POD = "KUBERNETES_SERVICE_HOST"
 IN_CLUSTER_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
@@ -66,8 +67,19 @@ def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         "Writes in flight at most; kube-apiserver's escalation check makes many small waits of them.",
         type=_number(1, 10_000),
     )
-    option("--health-host", "0.0.0.0", "Address to serve /healthz, /readyz and /metrics on.")  # noqa: S104 - probes come from outside the pod
-    option("--health-port", "8080", "Port to serve them on; 0 takes any free one and logs it.", type=_number(0, 65535))
+    # Probes come from outside a pod; elsewhere nobody but the person at the machine is to be served, and 8080 is often taken.
+    in_pod = IN_POD in environ
+    option(
+        "--health-host",
+        "0.0.0.0" if in_pod else "127.0.0.1",  # noqa: S104
+        "Address to serve /healthz, /readyz and /metrics on; in a pod all of its addresses.",
+    )
+    option(
+        "--health-port",
+        "8080" if in_pod else "0",
+        "Port to serve them on; 0 takes any free one and logs it. In a pod 8080.",
+        type=_number(0, 65535),
+    )
     option(
         "--log-level",
         "info",

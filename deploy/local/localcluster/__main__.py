@@ -41,7 +41,7 @@ def up(kubeconfig: Path) -> None:
             print("\nNow, in another terminal:")
             print(f"  export KUBECONFIG={_shown(kubeconfig)}")
             print("  .venv/bin/kubectl get vms -A")
-            print(f"  KUBECONFIG={_shown(operator)} .venv/bin/vmaccess-operator --health-host 127.0.0.1")
+            print(f"  KUBECONFIG={_shown(operator)} .venv/bin/vmaccess-operator")
             print("Ctrl-C stops everything and leaves nothing behind.", flush=True)
             while True:
                 cluster.check()

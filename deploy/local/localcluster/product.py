@@ -45,9 +45,7 @@ class Operator:
         command = [str(Path(sys.executable).with_name("vmaccess-operator")), "--kubeconfig", str(kubeconfig)]
         self._from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [*command, "--health-host", "127.0.0.1", "--health-port", "0", *options], stdout=out, stderr=out
-            )
+            self._process = subprocess.Popen([*command, *options], stdout=out, stderr=out)
         try:
             wait_until(self._is_ready, "the operator to be ready")
         except BaseException:

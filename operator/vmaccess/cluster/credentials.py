@@ -7,7 +7,7 @@ import os
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
-from vmaccess.settings import Settings
+from vmaccess.settings import IN_POD, Settings
 
 __all__ = ["Configuration", "NoCredentials", "bearer", "load"]
 
@@ -23,7 +23,7 @@ async def load(settings: Settings) -> Configuration:
     if path is not None and not _exists(path):
         raise NoCredentials(f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG")
     try:
-        if path is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        if path is None and IN_POD in os.environ:
             config.load_incluster_config(client_configuration=loaded)  # rereads the token every minute: it is rotated
         else:
             await config.load_kube_config(config_file=path, context=settings.context, client_configuration=loaded)

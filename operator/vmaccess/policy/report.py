@@ -153,7 +153,7 @@ def _reconciling(facts: Facts, failures: list[Failure], counts: Counter[State]) 
     if facts.moving:
         return _Word(
             Reason.PROGRESSING,
-            f"{counts[State.PENDING]} namespaces to grant, {counts[State.REVOKING]} to revoke, {counts[State.GRANTED]} granted",
+            f"namespaces: {counts[State.PENDING]} to grant, {counts[State.REVOKING]} to revoke, {counts[State.GRANTED]} granted",
         )
     return None
 
@@ -172,12 +172,17 @@ def _done(facts: Facts, granted: int, selected: int) -> _Word:
             return _Word(reason, message)
     if selected == 0:
         return _Word(Reason.NO_NAMESPACES, "no namespace is selected at present: access is granted as soon as one is")
-    return _Word(Reason.GRANTED, f"access is granted in {granted} of {selected} namespaces")
+    return _Word(Reason.GRANTED, f"access is granted in {_namespaces(selected, granted)}")
+
+
+def _namespaces(count: int, done: int | None = None) -> str:
+    of = f"{done} of " if done is not None else ""
+    return f"{of}{count} namespace{'' if count == 1 else 's'}"
 
 
 def _active(facts: Facts, selected: int) -> _Word:
     if facts.bound:
-        return _Word(Reason.GRANTED, f"the grant gives access in {facts.bound} namespaces")
+        return _Word(Reason.GRANTED, f"the grant gives access in {_namespaces(facts.bound)}")
     match facts.intent:
         case Take(reason, message) | Hold(reason, message):
             return _Word(reason, message)
