@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,7 @@ Json = dict[str, Any]
 GRANTS = "/apis/vmaccess.dev/v1alpha1/vmaccessgrants"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 OPERATOR = "system:serviceaccount:vmaccess-system:vmaccess-operator"
+QUIET = 0.1  # seconds in which every request that was answered is in the audit log
 CHILDREN = {
     "serviceaccounts": "/api/v1",
     "roles": RBAC,
@@ -204,17 +206,28 @@ class Stage:
 
     def writes(self, since: int) -> list[str]:
         """Every write of the operator since a mark, Events left out, as `verb resource[/subresource] namespace/name code`."""
+        verbs = ("create", "update", "patch", "delete", "deletecollection")
         return [
             _worded(event)
-            for event in self.cluster.audit_events(user=OPERATOR, since=since)
-            if event["verb"] in ("create", "update", "patch", "delete", "deletecollection")
-            and event["objectRef"]["resource"] != "events"
+            for event in self._asked(since)
+            if event["verb"] in verbs and event["objectRef"]["resource"] != "events"
         ]
 
     def reads(self, since: int) -> list[str]:
         """Every read of a single object by the operator since a mark."""
-        asked = self.cluster.audit_events(user=OPERATOR, since=since)
-        return [_worded(event) for event in asked if event["verb"] == "get" and "objectRef" in event]  # else it is discovery
+        return [
+            _worded(event) for event in self._asked(since) if event["verb"] == "get" and "objectRef" in event
+        ]  # else: discovery
+
+    def _asked(self, since: int) -> list[Json]:
+        """The operator's requests. What was written can be seen by others a moment before its line is in the log."""
+        events = self.cluster.audit_events(user=OPERATOR, since=since)
+        while True:
+            time.sleep(QUIET)
+            later = self.cluster.audit_events(user=OPERATOR, since=since)
+            if len(later) == len(events):
+                return later
+            events = later
 
 
 _TYPE = {"apiVersion": "vmaccess.dev/v1alpha1", "kind": "VMAccessGrant"}
