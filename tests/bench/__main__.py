@@ -16,6 +16,7 @@ import localcluster
 from localcluster import Cluster, kubevirt, product, wait_until
 from tests.bench import bare
 from tests.stage import Stage
+from vmaccess.policy.children import GrantId
 
 GRANT = "bench"
 
@@ -66,7 +67,7 @@ def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
         "subjects": [{"kind": "User", "name": "ann"}],
         "namespaceSelector": {"matchLabels": {"team": team}},
     }
-    wait_until(lambda: _all_have_accounts(stage, namespaces), "the controllers to have made each namespace's ServiceAccount")
+    wait_until(lambda: _all_have_accounts(stage, namespaces), "a ServiceAccount in each", timeout=300)
     figures: list[Figure] = []
     with product.Operator(cluster) as operator:
         print("converging and revoking by the operator ...", flush=True)
@@ -76,7 +77,9 @@ def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
         name = stage.grant(spec, GRANT)
         wait_until(lambda: _is_ready(stage, name), "the grant to be Ready", timeout=600, interval=0.05)
         created = time.monotonic() - started
-        role, binding = _template(stage, "roles", namespaces[0], name), _template(stage, "rolebindings", namespaces[0], name)
+        bare_grant = stage.grant({**spec, "suspend": True}, "bare")
+        owner = GrantId(bare_grant, stage.get(bare_grant)["metadata"]["uid"])
+        role, binding = (_template(stage, kind, namespaces[0], name, owner) for kind in ("roles", "rolebindings"))
         figures.append(Figure(f"1 grant x {count} namespaces, to Ready", created, None, *_writes(stage, since, 2 * count)))
 
         operator.stop()
@@ -133,15 +136,15 @@ def _some(stage: Stage, kind: str, name: str) -> bool:
     return bool(listed["items"])
 
 
-def _template(stage: Stage, kind: str, namespace: str, name: str) -> dict[str, Any]:
-    """What the operator wrote, to be written again by the bare client under another name."""
+def _template(stage: Stage, kind: str, namespace: str, name: str, owner: GrantId) -> dict[str, Any]:
+    """What the operator wrote, to be written again by the bare client under the name of another grant: the same work."""
     raw = stage.child(kind, namespace, f"vmaccess:{name}")
     assert raw is not None
     copied: dict[str, Any] = {key: raw[key] for key in ("apiVersion", "kind", "rules", "roleRef", "subjects") if key in raw}
     if "roleRef" in copied:
-        copied["roleRef"] = {**copied["roleRef"], "name": "bare"}
-    labels = {"bench": "bare", "size": name, "uid": raw["metadata"]["uid"]}
-    return {**copied, "metadata": {"name": "bare", "labels": labels}}
+        copied["roleRef"] = {**copied["roleRef"], "name": owner.child_name}
+    marks = {"labels": owner.labels(), "ownerReferences": [owner.owner_reference()]}
+    return {**copied, "metadata": {"name": owner.child_name, **marks}}
 
 
 def _writes(stage: Stage, since: int, needed: int) -> tuple[int, int]:

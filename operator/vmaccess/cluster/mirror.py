@@ -177,7 +177,7 @@ class Mirror(Generic[T]):
         meta: dict[str, Any] = raw["metadata"]
         old = self._held.get(key)
         # Comparing resourceVersions as numbers is promised since Kubernetes 1.35 and was true of etcd before.
-        if meta["uid"] in self._deleted or (old is not None and old.version > int(meta["resourceVersion"])):
+        if meta["uid"] in self._deleted or (old is not None and old.version >= int(meta["resourceVersion"])):
             return old
         new = self._project(raw, old)
         if new is None:
