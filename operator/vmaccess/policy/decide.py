@@ -69,13 +69,7 @@ def decide_namespace(
     if not access.subjects:
         decision = _withdrawal(grant.id, observed)
         return decision if decision.outcome is not None else Decision(decision.step, BLOCKED)
-    step = grant_step(grant.id, name, access, observed)
-    match step:
-        case Settled():
-            return Decision(step, GRANTED)
-        case Refused():
-            return _refusal(step)
-    return Decision(step, PENDING)
+    return _towards(grant_step(grant.id, name, access, observed))
 
 
 def decide_account(
@@ -108,13 +102,7 @@ def decide_account(
         )
     if namespace.terminating:
         return _refusal(Refused(Reason.NAMESPACE_NOT_FOUND, f"ServiceAccount {name!r}: namespace {place!r} is being deleted"))
-    step = account_step(grant.id, place, name, bool(listed.automount_service_account_token), observed, alive)
-    match step:
-        case Settled():
-            return Decision(step, GRANTED)
-        case Refused():
-            return _refusal(step)
-    return Decision(step, PENDING)
+    return _towards(account_step(grant.id, place, name, bool(listed.automount_service_account_token), observed, alive))
 
 
 def bound_accounts(grant: Grant, protected: Globs, observed: Callable[[str, str], Child | None]) -> Subjects:
@@ -144,6 +132,16 @@ def _reduction(grant: Grant, intent: Give | Hold, name: str, protected: Globs, o
     staying = Access(intent.trimmed.rules, tuple(subject for subject in wanted if subject in bound))
     step = grant_step(grant.id, name, staying, observed)
     return step if isinstance(step, Patch | Delete) else Settled()
+
+
+def _towards(step: Step) -> Decision:
+    """The decision where access, or a ServiceAccount, is wanted."""
+    match step:
+        case Settled():
+            return Decision(step, GRANTED)
+        case Refused():
+            return _refusal(step)
+    return Decision(step, PENDING)
 
 
 def _withdrawal(grant: GrantId, observed: Collection[Child]) -> Decision:
