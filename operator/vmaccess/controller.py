@@ -16,16 +16,16 @@ from vmaccess.cluster.events import Events
 from vmaccess.cluster.executor import Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
-from vmaccess.departed import BINDINGS_FIRST, Departed
+from vmaccess.departed import BINDINGS_FIRST, MAX_STEPS, Departed
 from vmaccess.keys import Key, Part
 from vmaccess.ownership import Life, Ownership
 from vmaccess.policy.access import Access
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Whose
-from vmaccess.policy.decide import Decision, bound_accounts, decide_account, decide_namespace
+from vmaccess.policy.decide import GRANTED, Decision, bound_accounts, decide_account, decide_namespace
 from vmaccess.policy.grant import Deletion, Give, Grant, Leave
 from vmaccess.policy.namespaces import Globs, Namespace, Place, place
 from vmaccess.policy.reasons import Reason
-from vmaccess.policy.report import Outcome, State, failed
+from vmaccess.policy.report import State, failed
 from vmaccess.policy.steps import Delete, Patch, Write, takes_away
 from vmaccess.progress import Progress
 from vmaccess.reporting import Reporter
@@ -35,11 +35,8 @@ log = logging.getLogger(__name__)
 ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
 REPAIR_TOLD = 1.0  # seconds after which work that has not come to its end shows in the status
 ASKED_AGAIN = 0.05  # seconds after which the answer that another worker waits for should be there
-MAX_STEPS = 12  # writes in one go before a namespace that keeps changing under us goes to the end of the queue
 PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
 SLICE = 500  # namespaces decided on before watches and writes get their turn
-
-GRANTED = Outcome(State.GRANTED)
 
 
 class Controller:

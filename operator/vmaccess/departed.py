@@ -17,7 +17,7 @@ from vmaccess.policy.steps import Write
 log = logging.getLogger(__name__)
 
 BINDINGS_FIRST = 0.1  # seconds after which a ServiceAccount that is still bound is looked at again
-MAX_STEPS = 12
+MAX_STEPS = 12  # writes in one go before a namespace that keeps changing under us goes to the end of the queue
 
 
 class Departed:

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from localcluster import LocalCluster, kubevirt, product
+from localcluster import LocalCluster, product
 from tests.stage import Stage
 
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[LocalCluster]:
     """A control plane on which an operator runs only while a test runs one."""
-    with LocalCluster(audit=True) as running:
-        kubevirt.install(running)
-        product.install(running)
+    with product.own_cluster() as running:
         yield running
 
 

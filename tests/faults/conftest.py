@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from localcluster import Cluster, LocalCluster, kubevirt, product
+from localcluster import Cluster, product
 
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """A control plane on which no operator runs."""
-    with LocalCluster(audit=True) as running:
-        kubevirt.install(running)
-        product.install(running)
+    with product.own_cluster() as running:
         yield running
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from localcluster import Cluster, LocalCluster, kubevirt, product
+from localcluster import Cluster, product
 from tests.packaging.manifests import Json, of_kind, one
 from tests.stage import GRANTS, OPERATOR, RBAC, Stage, Who
 
@@ -133,9 +133,7 @@ def test_real_requests_with_its_token_are_refused(cluster: Cluster, stolen: str)
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[Cluster]:
     """A control plane of its own: here the operator's rights are changed."""
-    with LocalCluster(audit=True) as running:
-        kubevirt.install(running)
-        product.install(running)
+    with product.own_cluster() as running:
         yield running
 
 

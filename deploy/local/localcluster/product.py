@@ -6,13 +6,17 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from localcluster import kubevirt
 from localcluster.access import write_kubeconfig
 from localcluster.api import Cluster
 from localcluster.errors import ClusterError
+from localcluster.local import LocalCluster
 from localcluster.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,6 +29,15 @@ def install(cluster: Cluster, kustomize: Path = KUSTOMIZE) -> None:
     """Apply everything that is shipped and return when grants are served and their children would be collected."""
     cluster.apply(kustomize)
     cluster.wait_for_garbage_collector("vmaccess.dev", "vmaccessgrants")
+
+
+@contextmanager
+def own_cluster() -> Iterator[LocalCluster]:
+    """A fresh audited control plane with KubeVirt's kinds and everything that is shipped; no operator runs on it."""
+    with LocalCluster(audit=True) as running:
+        kubevirt.install(running)
+        install(running)
+        yield running
 
 
 def operator_kubeconfig(cluster: Cluster, path: Path) -> Path:
