@@ -41,6 +41,7 @@ IN_WORDS: Mapping[str, str] = {
 """What a pattern asks for, as the end of the sentence `use …`."""
 
 NamespaceName = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63)]
+VirtualMachineName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
 ServiceAccountName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
 NamespaceGlob = Annotated[str, Field(pattern=NAMESPACE_GLOB, min_length=1, max_length=63)]
 RuleGroup = Annotated[str, Field(pattern=RULE_GROUP, max_length=253)]

@@ -25,6 +25,7 @@ from vmaccess.model.names import (
     RuleResource,
     RuleVerb,
     ServiceAccountName,
+    VirtualMachineName,
 )
 from vmaccess.model.schema import LIST_TYPE, Distinct, MapBy, Model, Rule, SetOf
 
@@ -242,21 +243,74 @@ class DropRule(RuleEntry):
     verbs: Verbs | None = Field(None, description="Verbs; absent means any.")
 
 
+Preset = Literal["View", "Operate", "Edit", "Admin"]
+AddOn = Literal[
+    "Attestation",
+    "Backup",
+    "Clone",
+    "Console",
+    "EvacuateCancel",
+    "EventView",
+    "Export",
+    "Freeze",
+    "GuestInfo",
+    "MemoryDump",
+    "Migrate",
+    "NetworkView",
+    "ObjectGraph",
+    "PortForward",
+    "Power",
+    "Screenshot",
+    "Snapshots",
+    "StorageView",
+    "Templates",
+    "USBRedirect",
+    "VNC",
+    "VolumeHotplug",
+    "VSOCK",
+]
+
+
 class Role(Model):
     """What is granted: the live base role, trimmed."""
 
-    kind: Literal["Role"] | None = Field(None, description="Role (default): one Role in each granted namespace.")
+    validations = (
+        Rule(
+            cel="!has(self.virtualMachines) || !has(self.kind) || self.kind == 'Role'",
+            holds=lambda it: it.virtual_machines is None or it.kind in (None, "Role"),
+            message="virtual machines can be named only with kind Role: remove kind, or virtualMachines",
+            field="virtualMachines",
+        ),
+    )
+
+    kind: Literal["Role", "ClusterRole"] | None = Field(
+        None,
+        description="Role (default): one Role in each granted namespace. ClusterRole: one ClusterRole that the RoleBindings of "
+        "all granted namespaces share; it gives nothing outside of them.",
+    )
     from_: Annotated[str, Field(pattern=ROLE_NAME, min_length=1, max_length=253)] | None = Field(
         None, alias="from", description="ClusterRole that is trimmed, read live and followed. kubevirt.io:admin when absent."
     )
-    preset: Literal["View"] | None = Field(
-        None, description="A named set of rights to keep of the base. View when neither preset nor keep is given."
+    preset: Preset | None = Field(
+        None,
+        description="A named set of rights to keep of the base: View, Operate (power, console and VNC too), Edit (create, change "
+        "and delete too) or Admin (all of it). View when neither preset nor keep is given.",
     )
     keep: Annotated[tuple[KeepRule, ...], Field(min_length=1, max_length=50), Distinct("a == b")] | None = Field(
         None, description="Rights to keep of the base; with a preset, in addition to it. Never more than the base has."
     )
     drop: Annotated[tuple[DropRule, ...], Field(min_length=1, max_length=50), Distinct("a == b")] | None = Field(
-        None, description="Rights to take out; drop always wins over preset and keep."
+        None, description="Rights to take out; drop always wins over preset, keep and include."
+    )
+    include: Annotated[tuple[AddOn, ...], Field(min_length=1, max_length=30), SetOf()] | None = Field(
+        None,
+        description="Named add-ons on top of preset and keep. Migrate, StorageView, NetworkView, EventView, Templates and VSOCK "
+        "give what no base has; the others keep what the base has of them.",
+    )
+    virtual_machines: Annotated[tuple[VirtualMachineName, ...], Field(min_length=1, max_length=100), SetOf()] | None = Field(
+        None,
+        description="Narrows the role to the virtual machines of these names, in every granted namespace; they need not exist "
+        "yet. What cannot be restricted to a name is left out. Only with kind Role.",
     )
 
 

@@ -14,8 +14,9 @@ from vmaccess.model.problems import Problems
 from vmaccess.model.spec import RBAC_GROUP, ServiceAccount, Spec
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.children import GrantId, Subject, Subjects
+from vmaccess.policy.entries import InvalidRole
 from vmaccess.policy.reasons import Reason
-from vmaccess.policy.role import InvalidRole, Trimmed, ceiling, trim
+from vmaccess.policy.role import Trimmed, ceiling, trim
 from vmaccess.policy.rules import Rules
 
 DEFAULT_BASE = "kubevirt.io:admin"
@@ -149,7 +150,7 @@ def intent(grant: Grant, base: Rules | None) -> Intent:
     try:
         trimmed = trim(base, grant.spec.role)
     except InvalidRole as invalid:
-        return Hold(Reason.INVALID_SPEC, f"spec.{invalid.field}: {invalid.message}", ceiling(base))
+        return Hold(Reason.INVALID_SPEC, f"spec.{invalid.field}: {invalid.message}", ceiling(base, grant.spec.role))
     if not trimmed.rules:
         return Take(
             Reason.ROLE_EMPTY,

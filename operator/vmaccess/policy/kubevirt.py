@@ -1,4 +1,4 @@
-"""What KubeVirt's API looks like to authorization, as data: names over all versions, scopes, nested subresources, presets.
+"""What KubeVirt's API looks like to authorization, as data: names over all versions, scopes, nested subresources.
 
 Discovery cannot tell it (virt-api leaves subresources out and lists no verbs), and a role must be right on every version.
 Sources in kubevirt/kubevirt: pkg/virt-operator/resource/generate/rbac/cluster.go (default roles),
@@ -154,32 +154,10 @@ VOCABULARY: Final[Rules] = normalise(
 )
 """Every group, resource, subresource and verb of KubeVirt and CDI over all versions."""
 
-PRESETS: Final[Mapping[str, Rules]] = {
-    # See what VMs there are and how they are doing. No guest data beyond what an operating system says about itself: logged-in
-    # users and mounts (userlist, filesystemlist) are the guest's own business, objectgraph names Secrets, sev reads belong to
-    # attestation.
-    "View": (
-        Rule(
-            (KUBEVIRT,),
-            (
-                "virtualmachines",
-                "virtualmachineinstances",
-                "virtualmachineinstancereplicasets",
-                "virtualmachineinstancepresets",
-                "virtualmachineinstancemigrations",
-            ),
-            READ,
-        ),
-        Rule(("snapshot.kubevirt.io",), NAMESPACED["snapshot.kubevirt.io"], READ),
-        Rule(("clone.kubevirt.io",), NAMESPACED["clone.kubevirt.io"], READ),
-        Rule(("export.kubevirt.io",), NAMESPACED["export.kubevirt.io"], READ),
-        Rule(("pool.kubevirt.io",), NAMESPACED["pool.kubevirt.io"], READ),
-        Rule(("instancetype.kubevirt.io",), NAMESPACED["instancetype.kubevirt.io"], READ),
-        Rule((SUBRESOURCES,), ("virtualmachines/expand-spec", "virtualmachineinstances/guestosinfo"), ("get",)),
-        Rule((SUBRESOURCES,), ("expand-vm-spec",), ("update",)),  # a dry merge of a posted VM: `update` is its HTTP method only
-    ),
-}
-"""Presets as sets of rights to keep of the base role: a preset never gives what the base lacks."""
+# Below these kinds every request but create and deletecollection carries the name of a virtual machine (a VMI has its VM's), so
+# that a rule can be restricted to some of them. A subresource call carries it in kube-apiserver and in virt-api alike.
+NAMED_BY_MACHINE: Final = ("virtualmachines", "virtualmachineinstances")
+NEEDS_NO_NAME: Final = ("create", "deletecollection")
 
 # Creating or changing one of these reaches every Secret of the namespace: its volumes may mount any Secret, ConfigMap, claim or
 # ServiceAccount token, and nobody asks whether the author may read them (VolumeSource in

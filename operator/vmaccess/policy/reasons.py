@@ -19,6 +19,9 @@ class Warned(StrEnum):
 
     RULE_UNMATCHED = "RuleUnmatched"
     SUBRESOURCE_OMITTED = "SubresourceOmitted"
+    NOT_RESTRICTABLE = "NotRestrictableByName"
+    DROP_INEFFECTIVE = "DropIneffective"
+    BASE_CHANGED = "BaseRoleChanged"
     SECRETS_REACHABLE = "SecretsReachable"
     SERVICE_ACCOUNT_EXPOSED = "ServiceAccountExposed"
     EVERY_NAMESPACE = "EveryNamespaceSelected"

@@ -1,46 +1,34 @@
 """The role of a grant: what `role` of its spec leaves of the live base role. The worst fault here is a right too many.
 
-`(base ∩ (preset ∪ keep)) − drop`, then KubeVirt's nested subresources get both spellings, what has no namespace is taken out,
-and the rest is merged into few rules. The result is never wider than `ceiling(base)`.
-
-The second half tells whether the entries name things that exist: a typo in `drop` would leave open what was meant to be closed.
-Known is what KubeVirt's vocabulary over all versions has, and what the base role spells out. A wildcard in the base knows
-nothing by name: under it a typo would look like a right, so a name that only a wildcard covers is refused as well.
+`(base ∩ (preset ∪ keep ∪ include) ∪ what add-ons add) − drop`, then KubeVirt's nested subresources get both spellings, what has
+no namespace is taken out, `virtualMachines` narrows the rest, and it is merged into few rules. The result is never wider than
+`ceiling(base, role)`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from vmaccess.model.spec import DropRule, KeepRule, Role
+from vmaccess.model.spec import Role
+from vmaccess.policy.catalogue import ADD_ONS, PRESETS
+from vmaccess.policy.entries import KNOWN, InvalidRole, added, as_rule, check, namespaced, nested_tails, with_nested
 from vmaccess.policy.kubevirt import (
     ADDED_SHORT,
-    DEFAULT_BASE,
+    KUBEVIRT,
+    NAMED_BY_MACHINE,
+    NEEDS_NO_NAME,
     NESTED,
-    PRESETS,
     REACHES_SECRETS,
-    SHORT_NAMES,
     SUBRESOURCES,
     VOCABULARY,
-    is_cluster_scoped,
     short_spelling,
 )
+from vmaccess.policy.reasons import Warned
 from vmaccess.policy.rules import ANY, Rule, Rules, covers, intersect, normalise, overlaps, subtract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-
-class InvalidRole(ValueError):
-    """The spec's `role` cannot be granted: `field` is a path such as `role.keep[0].resources[1]`, `message` why, and the cure."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,68 +54,71 @@ def trim(base: Rules, role: Role | None) -> Trimmed:
     together with this base: then no base can fill it. Otherwise the base lacks what is asked for, and the result has no rules.
 
     Raises InvalidRole where the spec names something unknown or can give nothing. That can happen to a spec that was valid,
-    too, when a name vanishes from a base of one's own: what was granted before must still be held to `ceiling(base)` then.
+    too, when a name vanishes from a base of one's own: what was granted before must still be held to `ceiling` then.
     """
     role = role or Role()
     unmatched = check(role, base)
-    rules, omitted = _cut(base, role)
-    if not rules:
+    cut = _cut(base, role)
+    if not cut.rules:
         _refuse_if_no_base_can_fill(role, base)
-    warnings = []
-    if unmatched:
-        warnings.append(Warning_("RuleUnmatched", _listed(unmatched)))
-    if omitted:
-        warnings.append(Warning_("SubresourceOmitted", _listed(map(_omission, omitted))))
-    if reaching := intersect(rules, REACHES_SECRETS):
-        rights = "; ".join(f"{', '.join(rule.verbs)} on {', '.join(rule.resources)}" for rule in reaching)
-        warnings.append(
-            Warning_(
-                "SecretsReachable",
-                f"the role gives {rights}: this reaches every Secret, ConfigMap, PersistentVolumeClaim and ServiceAccount token "
-                "of the namespace, since a virtual machine may mount any of them; drop these verbs if this is not meant",
-            )
-        )
-    return Trimmed(rules, tuple(warnings))
+    messages = {
+        Warned.RULE_UNMATCHED: _listed(unmatched),
+        Warned.SUBRESOURCE_OMITTED: _listed(map(_omission, cut.omitted)),
+        Warned.NOT_RESTRICTABLE: _left_out(cut.nameless),
+        Warned.DROP_INEFFECTIVE: _listed(_dropped_in_vain(role, cut.rules)),
+        Warned.SECRETS_REACHABLE: _reaching_secrets(cut.rules),
+    }
+    return Trimmed(cut.rules, tuple(Warning_(kind, message) for kind, message in messages.items() if message))
 
 
-def ceiling(base: Rules) -> Rules:
-    """The most that a role cut from `base` may hold: what is namespaced in it, and the short spellings that this implies."""
-    return normalise(_namespaced((*base, *_short_spellings(base))))
+def ceiling(base: Rules, role: Role | None = None) -> Rules:
+    """The most that this role cut from `base` may hold: what is namespaced in it, what add-ons add, and the short spellings."""
+    whole = (*base, *added(role))
+    return normalise(namespaced((*whole, *_short_spellings(whole))))
 
 
-def _cut(base: Rules, role: Role) -> tuple[Rules, tuple[str, ...]]:
-    """The rules, and the nested subresources that had to be left out for want of their short spelling."""
-    tails = _nested_tails(base)
-    dropped = tuple(_with_nested(_as_rule(entry), tails) for entry in role.drop or ())
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """The rules, and what is not in them: nested subresources without their short spelling, rights that cannot carry a name."""
+
+    rules: Rules
+    omitted: tuple[str, ...]
+    nameless: Rules = ()
+
+
+def _cut(base: Rules, role: Role) -> _Cut:
+    tails = nested_tails(base)
+    dropped = tuple(with_nested(as_rule(entry), tails) for entry in role.drop or ())
     orphaned = _short_spellings_with_all_dropped(dropped)
-    picked = intersect(_namespaced(base), tuple(_with_nested(rule, tails) for rule in _wanted(role)))
-    left = _namespaced(subtract(picked, (*dropped, *orphaned), (*VOCABULARY, *base)))
+    picked = intersect(namespaced(base), tuple(with_nested(rule, tails) for rule in _wanted(role)))
+    left = namespaced(subtract((*picked, *added(role)), (*dropped, *orphaned), (*KNOWN, *base)))
     left += subtract(_short_spellings(left), dropped, VOCABULARY)
-    return _reachable(left)
+    rules, omitted = _reachable(left)
+    return _Cut(rules, omitted) if role.virtual_machines is None else _narrowed(rules, omitted, role.virtual_machines)
 
 
 def _wanted(role: Role) -> Rules:
-    kept = tuple(_as_rule(entry) for entry in role.keep or ())
+    kept = tuple(as_rule(entry) for entry in role.keep or ())
     preset = role.preset or (None if role.keep else "View")
-    return (*PRESETS[preset], *kept) if preset else kept
+    named = PRESETS[preset].keeps if preset else ()
+    return (*named, *kept, *(rule for name in role.include or () for rule in ADD_ONS[name].keeps))
 
 
-def _as_rule(entry: KeepRule | DropRule) -> Rule:
-    return Rule(entry.api_groups or (ANY,), entry.resources or (ANY,), entry.verbs or (ANY,))
+def _narrowed(rules: Rules, omitted: tuple[str, ...], names: tuple[str, ...]) -> _Cut:
+    """Only what is about these machines. A list or watch with a field selector for one name carries that name, so both stay.
 
-
-def _nested_tails(base: Rules) -> frozenset[str]:
-    """What follows the resource in every nested subresource that is known: `vnc/screenshot`, `sev/setupsession`."""
-    return frozenset(
-        resource.partition("/")[2] for rule in (*base, *VOCABULARY) for resource in rule.resources if short_spelling(resource)
-    )
-
-
-def _with_nested(rule: Rule, tails: frozenset[str]) -> Rule:
-    """A subresource in an entry means all that is below it as well: `virtualmachineinstances/vnc` covers `vnc/screenshot`."""
-    split = [resource.partition("/") for resource in rule.resources]
-    below = tuple(f"{kind}/{tail}" for kind, _, sub in split if sub for tail in tails if tail.startswith(f"{sub}/"))
-    return replace(rule, resources=rule.resources + below) if below else rule
+    Source: kubernetes/apiserver pkg/endpoints/request/requestinfo.go.
+    """
+    kinds = {
+        resource
+        for rule in (*rules, *VOCABULARY)
+        for resource in rule.resources
+        if resource.partition("/")[0] in NAMED_BY_MACHINE
+    }
+    verbs = {verb for rule in (*rules, *VOCABULARY) for verb in rule.verbs} - {ANY, *NEEDS_NO_NAME}
+    nameable = Rule((KUBEVIRT, SUBRESOURCES), tuple(sorted(kinds)), tuple(sorted(verbs)))
+    named = intersect(rules, (replace(nameable, resource_names=names),))
+    return _Cut(named, omitted, subtract(rules, (nameable,), KNOWN))
 
 
 def _short_spellings_with_all_dropped(dropped: Rules) -> Rules:
@@ -140,16 +131,6 @@ def _short_spellings_with_all_dropped(dropped: Rules) -> Rules:
         Rule((ANY,), (short,), (verb,))
         for (short, verb), nested in NESTED.items()
         if covers(dropped, (Rule((SUBRESOURCES,), nested, (verb,)),))
-    )
-
-
-def _namespaced(rules: Rules) -> Rules:
-    """Without what is named and has no namespace; each rule in one group. A wildcard stays, inert for such kinds."""
-    return tuple(
-        replace(rule, api_groups=(group,), resources=resources)
-        for rule in rules
-        for group in rule.api_groups
-        if (resources := tuple(resource for resource in rule.resources if not is_cluster_scoped(group, resource)))
     )
 
 
@@ -194,14 +175,20 @@ def _in_subresources(rule: Rule) -> bool:
 
 
 def _refuse_if_no_base_can_fill(role: Role, base: Rules) -> None:
-    everything = (*VOCABULARY, *base)
-    if _cut(everything, role)[0]:
+    everything = (*KNOWN, *base)
+    if _cut(everything, role).rules:
         return
-    kept, omitted = _cut(everything, role.model_copy(update={"drop": None}))
-    if kept:
+    if role.virtual_machines and _cut(everything, role.model_copy(update={"virtual_machines": None})).rules:
+        raise InvalidRole(
+            "role.virtualMachines",
+            "nothing that the role keeps can be restricted to named virtual machines: remove virtualMachines, or keep rights on "
+            "virtualmachines or virtualmachineinstances",
+        )
+    undropped = _cut(everything, role.model_copy(update={"drop": None}))
+    if undropped.rules:
         raise InvalidRole("role.drop", "takes out all that the role keeps: narrow it, or set suspend to take all access away")
-    if omitted:
-        raise InvalidRole("role.keep", _listed(map(_omission, omitted)))
+    if undropped.omitted:
+        raise InvalidRole("role.keep", _listed(map(_omission, undropped.omitted)))
     raise InvalidRole(
         "role.keep", "all that it names has no namespace and no RoleBinding can give it: keep a namespaced resource"
     )
@@ -213,124 +200,47 @@ def _omission(resource: str) -> str:
     return f"{resource} is not granted: {opens}; keep {short} too if that is meant"
 
 
+def _left_out(nameless: Rules) -> str:
+    if not nameless:
+        return ""
+    verbs = _listed(
+        f"{', '.join(rule.verbs)} on {resource}"
+        for rule in nameless
+        for resource in rule.resources
+        if resource.partition("/")[0] in NAMED_BY_MACHINE
+    )
+    others = sorted(
+        {resource for rule in nameless for resource in rule.resources if resource.partition("/")[0] not in NAMED_BY_MACHINE}
+    )
+    what = "; ".join(filter(None, (verbs, ", ".join(others))))
+    return f"not granted, because RBAC cannot restrict it to the names in virtualMachines: {what}; use a grant of its own for it"
+
+
+def _dropped_in_vain(role: Role, rules: Rules) -> Iterable[str]:
+    """Nested subresources that are dropped, and that a virt-api which reads the short spelling alone opens all the same."""
+    for index, entry in enumerate(role.drop or ()):
+        for resource in entry.resources or ():
+            short = short_spelling(resource)
+            served = intersect((as_rule(entry.model_copy(update={"resources": (resource,)})),), VOCABULARY) if short else ()
+            opened = tuple(Rule((SUBRESOURCES,), (short,), rule.verbs) for rule in served if short)
+            if overlaps(opened, rules):
+                yield (
+                    f"role.drop[{index}]: the role still has {short}, and KubeVirt before v1.6.6, v1.7.4, v1.8.3 and v1.9.0 lets "
+                    f"whoever has it use {resource} too: drop {short} as well if such a version may run here"
+                )
+
+
+def _reaching_secrets(rules: Rules) -> str:
+    reaching = intersect(rules, REACHES_SECRETS)
+    if not reaching:
+        return ""
+    rights = "; ".join(f"{', '.join(rule.verbs)} on {', '.join(rule.resources)}" for rule in reaching)
+    return (
+        f"the role gives {rights}: this reaches every Secret, ConfigMap, PersistentVolumeClaim and ServiceAccount token "
+        "of the namespace, since a virtual machine may mount any of them; drop these verbs if this is not meant"
+    )
+
+
 def _listed(messages: Iterable[str]) -> str:
     every = list(messages)
     return "; ".join(every[:10]) + (f"; and {len(every) - 10} more" if len(every) > 10 else "")
-
-
-def check(role: Role, base: Rules) -> tuple[str, ...]:
-    """Hold every entry of keep and drop against the names that exist; answer with what of them matches nothing in this base.
-
-    Raises InvalidRole for a group, resource or verb that nobody knows, for a resource that none of the entry's groups has, and
-    for an entry none of whose verbs any of its resources ever had: each would leave open, or closed, what its author did not
-    think of.
-    """
-    everything = (*VOCABULARY, *base)
-    known, tails = _Known.of(everything), _nested_tails(base)
-    unmatched: list[str] = []
-    for where, entry in _entries(role):
-        _check_names(where, entry, known)
-        rule = _with_nested(_as_rule(entry), tails)
-        if not overlaps((rule,), everything):
-            theirs = _verbs_of(rule, everything)
-            raise InvalidRole(f"{where}.verbs", f"nothing that it names has such a verb: write {theirs}")
-        unmatched += _unmatched(where, entry, base, tails, role.from_ or DEFAULT_BASE)
-    return tuple(unmatched)
-
-
-def _entries(role: Role) -> Iterable[tuple[str, KeepRule | DropRule]]:
-    yield from ((f"role.keep[{index}]", entry) for index, entry in enumerate(role.keep or ()))
-    yield from ((f"role.drop[{index}]", entry) for index, entry in enumerate(role.drop or ()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is known by name: each resource with its groups (`*` where the base gives it in any group)."""
-
-    groups_of: Mapping[str, set[str]]
-    groups: set[str]
-    verbs: set[str]
-
-    @classmethod
-    def of(cls, rules: Rules) -> _Known:
-        groups_of: defaultdict[str, set[str]] = defaultdict(set)
-        for rule in rules:
-            for resource in rule.resources:
-                groups_of[resource].update(rule.api_groups)
-        groups_of.pop(ANY, None)
-        return cls(
-            groups_of, {group for rule in rules for group in rule.api_groups}, {verb for rule in rules for verb in rule.verbs}
-        )
-
-    def homes(self, resource: str) -> set[str]:
-        """The groups that have a resource, or the subresource in `*/console`; empty when nobody knows it."""
-        if resource.startswith("*/"):
-            return {
-                group for name, groups in self.groups_of.items() if name.partition("/")[2] == resource[2:] for group in groups
-            }
-        return self.groups_of.get(resource, set())
-
-
-def _check_names(where: str, entry: KeepRule | DropRule, known: _Known) -> None:
-    groups = set(entry.api_groups or (ANY,))
-    for index, group in enumerate(entry.api_groups or ()):
-        if group != ANY and group not in known.groups:
-            raise _unknown(f"{where}.apiGroups[{index}]", "API group", group, get_close_matches(group, sorted(known.groups), 1))
-    for index, verb in enumerate(entry.verbs or ()):
-        if verb != ANY and verb not in known.verbs:
-            raise _unknown(f"{where}.verbs[{index}]", "verb", verb, get_close_matches(verb, sorted(known.verbs), 1, 0.4))
-    for index, resource in enumerate(entry.resources or ()):
-        if resource == ANY:
-            continue
-        homes = known.homes(resource)
-        if not homes:
-            raise _unknown(f"{where}.resources[{index}]", "resource", resource, _near(resource, groups, known))
-        if ANY not in groups | homes and homes.isdisjoint(groups):
-            raise InvalidRole(
-                f"{where}.resources[{index}]",
-                f"{resource} is not in {', '.join(sorted(groups))} but in {', '.join(sorted(homes))}: name that group, "
-                "or leave apiGroups out",
-            )
-
-
-def _unknown(field: str, what: str, name: str, near: list[str]) -> InvalidRole:
-    cure = f'did you mean "{near[0]}"?' if near else "correct or remove it"
-    return InvalidRole(field, f'neither the base role nor any version of KubeVirt names the {what} "{name}": {cure}')
-
-
-def _near(resource: str, groups: set[str], known: _Known) -> list[str]:
-    """The known resource that was most likely meant: a short name, a subresource of its own, a typo."""
-    kind, slash, sub = resource.partition("/")
-    spelled = SHORT_NAMES.get(kind, kind) + slash + sub
-    if spelled in known.groups_of:
-        return [spelled]
-    if kind == ANY:
-        return get_close_matches(resource, sorted({f"*/{name.partition('/')[2]}" for name in known.groups_of if "/" in name}), 1)
-    siblings = [name for name in known.groups_of if name.partition("/")[2] == (sub or resource)]
-    if siblings:
-        return get_close_matches(spelled, sorted(siblings), 1, 0)
-    here = [name for name, homes in known.groups_of.items() if homes & groups]
-    return get_close_matches(spelled, sorted(here), 1) or get_close_matches(spelled, sorted(known.groups_of), 1)
-
-
-def _unmatched(where: str, entry: KeepRule | DropRule, base: Rules, tails: frozenset[str], name: str) -> Iterable[str]:
-    """One message for each part of an entry that this base has nothing for; for keep also for what a RoleBinding cannot give."""
-    rule = _as_rule(entry)
-    if entry.resources is None:
-        if not overlaps((rule,), base):
-            yield f"{where}: {name} has nothing of it"
-        return
-    for index, resource in enumerate(entry.resources):
-        one = _with_nested(replace(rule, resources=(resource,)), tails)
-        matched = intersect((one,), base)
-        field = f"{where}.resources[{index}]"
-        if not matched:
-            verbs = _verbs_of(one, base)
-            yield f"{field}: {name} gives {resource} only with {verbs}" if verbs else f"{field}: {name} has no {resource}"
-        elif isinstance(entry, KeepRule) and not _namespaced(matched):
-            yield f"{field}: {resource} has no namespace, so no RoleBinding can give it"
-
-
-def _verbs_of(rule: Rule, rules: Rules) -> str:
-    """The verbs that `rules` have for what `rule` is about."""
-    return ", ".join(sorted({verb for right in intersect((replace(rule, verbs=(ANY,)),), rules) for verb in right.verbs}))
