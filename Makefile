@@ -16,8 +16,8 @@ help: ## Show this list
 demo: $(STAMP) ## Play the first story end to end on a real control plane
 	$(BIN)/python deploy/examples/demo.py
 
-test: $(STAMP) ## Run all tests; the first time builds the control plane, some 10 minutes
-	$(BIN)/python -m localcluster build
+test: $(STAMP) ## Run all tests; the first time builds the control plane, virt-api and virtctl, some 15 minutes
+	$(BIN)/python -m localcluster build --virt
 	$(BIN)/python -m pytest
 
 bench: $(STAMP) ## Measure the operator against a bare client in the same run; BENCH="--namespaces 1000"

@@ -28,11 +28,13 @@ from localcluster import (
     LocalCluster,
     cluster,
     find_or_build,
+    find_or_build_virt,
     kubevirt,
     wait_until,
 )
 from localcluster import binaries as binaries_module
 from localcluster.access import read_kubeconfig, write_kubeconfig
+from localcluster.gobuild import CONTROL_PLANE, VIRT, Recipe
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 OWNER_CRD = """
@@ -353,7 +355,7 @@ class TestBinaries:
 
     def test_ready_made_ones_come_first(self, tmp_path: Path) -> None:
         environment = {"KUBEBUILDER_ASSETS": str(self.put(tmp_path / "assets")), "VMACCESS_CACHE": str(tmp_path / "cache")}
-        self.put(binaries_module.cached_build(environment))
+        self.put(binaries_module.cached_build(CONTROL_PLANE, environment))
         found = binaries_module.find(environment)
         assert found
         assert found.etcd == tmp_path / "assets" / "etcd"
@@ -361,7 +363,7 @@ class TestBinaries:
     def test_incomplete_ones_are_not_used_and_named(self, tmp_path: Path) -> None:
         assets = self.put(tmp_path / "assets", ("etcd", "kube-apiserver"))
         environment = {"KUBEBUILDER_ASSETS": str(assets), "VMACCESS_CACHE": str(tmp_path / "cache")}
-        cached = self.put(binaries_module.cached_build(environment))
+        cached = self.put(binaries_module.cached_build(CONTROL_PLANE, environment))
         said: list[str] = []
         found = binaries_module.find(environment, said.append)
         assert found
@@ -380,35 +382,49 @@ class TestBinaries:
     def test_where_the_cache_is(self, environment: dict[str, str], expected: str) -> None:
         assert str(binaries_module.cache_directory(environment)) == expected
 
-    def test_other_versions_have_another_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_versions_have_another_place(self, tmp_path: Path) -> None:
         environment = {"VMACCESS_CACHE": str(tmp_path)}
         module = tmp_path / "module"
         module.mkdir()
-        monkeypatch.setattr("localcluster.gobuild.MODULE", module)
         places = set()
         for version, sums in (("v1.37.2", "a"), ("v1.37.3", "a"), ("v1.37.3", "b")):
             (module / "go.mod").write_text(f"go 1.26.0\n\tk8s.io/kubernetes {version} // indirect\n")
             (module / "go.sum").write_text(sums)
-            places.add(binaries_module.cached_build(environment))
+            places.add(binaries_module.cached_build(replace(CONTROL_PLANE, module=module), environment))
         assert len(places) == 3
 
     def test_it_is_built_once_and_moved_into_the_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         environment = {"VMACCESS_CACHE": str(tmp_path)}
         builds = []
 
-        def build(target: Path, _: object) -> None:
+        def build(_: Recipe, target: Path, __: object) -> None:
             builds.append(self.put(target, ("server", "kube-apiserver", "kube-controller-manager")))
 
         monkeypatch.setattr("localcluster.gobuild.build", build)
         first = find_or_build(environment)
         assert first == find_or_build(environment)
         assert len(builds) == 1
-        assert first.etcd == binaries_module.cached_build(environment) / "etcd"
+        assert first.etcd == binaries_module.cached_build(CONTROL_PLANE, environment) / "etcd"
         assert not list((tmp_path / "controlplane").glob("build-*"))
+
+    def test_kubevirts_programs_are_built_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        environment = {"VMACCESS_CACHE": str(tmp_path)}
+        builds = []
+
+        def build(recipe: Recipe, target: Path, _: object) -> None:
+            builds.append(recipe)
+            self.put(target, binaries_module.VIRT_NAMES)
+
+        monkeypatch.setattr("localcluster.gobuild.build", build)
+        found = find_or_build_virt(environment)
+        assert found == find_or_build_virt(environment)
+        assert builds == [VIRT]
+        assert found.virtctl == binaries_module.cached_build(VIRT, environment) / "virtctl"
+        assert not (tmp_path / "controlplane").exists()
 
     def test_a_second_process_waits_for_the_first_ones_build(self, tmp_path: Path) -> None:
         environment = {"VMACCESS_CACHE": str(tmp_path)}
-        target = binaries_module.cached_build(environment)
+        target = binaries_module.cached_build(CONTROL_PLANE, environment)
         target.parent.mkdir(parents=True)
         said: list[str] = []
         with target.with_suffix(".lock").open("w") as lock, ThreadPoolExecutor() as second:

@@ -8,10 +8,11 @@ with localcluster.cluster() as k8s:
 from localcluster import kubevirt
 from localcluster.access import ANONYMOUS, Access, write_kubeconfig
 from localcluster.api import Cluster
-from localcluster.binaries import Binaries, find_or_build
+from localcluster.binaries import Binaries, VirtBinaries, find_or_build, find_or_build_virt
 from localcluster.errors import BinariesError, ClusterError, ComponentError, KubectlError
 from localcluster.existing import ExistingCluster, cluster
 from localcluster.local import LocalCluster
+from localcluster.virtapi import VirtApi
 from localcluster.waiting import wait_until
 
 __all__ = [
@@ -25,8 +26,11 @@ __all__ = [
     "ExistingCluster",
     "KubectlError",
     "LocalCluster",
+    "VirtApi",
+    "VirtBinaries",
     "cluster",
     "find_or_build",
+    "find_or_build_virt",
     "kubevirt",
     "wait_until",
     "write_kubeconfig",

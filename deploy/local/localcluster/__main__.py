@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from localcluster import kubevirt, product
-from localcluster.binaries import find_or_build
+from localcluster.binaries import find_or_build, find_or_build_virt
 from localcluster.errors import ClusterError, KubectlError
 from localcluster.local import LocalCluster
 
@@ -19,6 +19,8 @@ def main() -> int:
     try:
         if arguments.verb == "build":
             print(find_or_build().kube_apiserver.parent)
+            if arguments.virt:
+                print(find_or_build_virt().virt_api.parent)
         else:
             up(arguments.kubeconfig)
     except KeyboardInterrupt:
@@ -68,12 +70,15 @@ def _parser() -> argparse.ArgumentParser:
         "with no nodes. Needs neither Docker nor root.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verbs.add_parser(
+    build = verbs.add_parser(
         "build",
         help="find or build the binaries and print their folder",
-        description="Finds the binaries in $KUBEBUILDER_ASSETS or in the cache ($VMACCESS_CACHE, else "
+        description="Finds the control plane's binaries in $KUBEBUILDER_ASSETS or in the cache ($VMACCESS_CACHE, else "
         "$XDG_CACHE_HOME/vmaccess, else ~/.cache/vmaccess), or builds them from their Go modules into the cache, "
         "and prints their folder. The first build takes up to 10 minutes on 2 cores.",
+    )
+    build.add_argument(
+        "--virt", action="store_true", help="the same for KubeVirt's virt-api and virtctl, which takes up to 6 minutes more"
     )
     run = verbs.add_parser(
         "up",

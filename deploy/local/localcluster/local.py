@@ -13,6 +13,7 @@ from localcluster.access import Access, write_kubeconfig
 from localcluster.api import Cluster
 from localcluster.audit import audit_flags
 from localcluster.binaries import Binaries, find_or_build
+from localcluster.certificates import Authority
 from localcluster.errors import ClusterError
 from localcluster.processes import Component, Watchdog
 from localcluster.waiting import wait_until
@@ -52,16 +53,16 @@ class LocalCluster(Cluster):
             self._watchdog = Watchdog(self.directory)
             started.callback(self._watchdog.close)
             # Ours as long as we live, also while the API server is down: it shares the port (--permit-port-sharing).
-            port = started.enter_context(_reserved_port())
+            port = started.enter_context(reserved_port())
             self._tokens = {user: secrets.token_urlsafe(32) for user in (users or {})}
             # The API server makes the certificate itself, its CA in the same file; 127.0.0.1 is among its names.
             ca_file = self.directory / "certs" / "apiserver.crt"
             self.admin = Access(f"https://127.0.0.1:{port}", ca_file, secrets.token_urlsafe(32))
             self.audit_log = self.directory / "audit.log" if audit else None
             controller_token = self._write_tokens(users or {})
-            self._etcd = self._component("etcd", programs.etcd, _etcd_flags())
-            self._apiserver = self._component("kube-apiserver", programs.kube_apiserver, self._apiserver_flags(port))
-            self._controllers = self._component("kube-controller-manager", programs.kube_controller_manager, _controller_flags())
+            self._etcd = self.component("etcd", programs.etcd, _etcd_flags())
+            self._apiserver = self.component("kube-apiserver", programs.kube_apiserver, self._apiserver_flags(port))
+            self._controllers = self.component("kube-controller-manager", programs.kube_controller_manager, _controller_flags())
             for component in (self._etcd, self._apiserver, self._controllers):
                 started.callback(component.stop)
             self._start(controller_token)
@@ -135,7 +136,8 @@ class LocalCluster(Cluster):
 
         wait_until(holds, what, timeout=60)
 
-    def _component(self, name: str, program: Path, flags: Sequence[str]) -> Component:
+    def component(self, name: str, program: Path, flags: Sequence[str]) -> Component:
+        """Return a program that runs in this cluster's folder once it is started, and ends with the cluster at the latest."""
         return Component(name, [str(program), *flags], directory=self.directory, watchdog=self._watchdog)
 
     def _write_tokens(self, users: Mapping[str, Sequence[str]]) -> str:
@@ -172,8 +174,24 @@ class LocalCluster(Cluster):
             # The serving key it makes itself, so that making a key needs no openssl.
             "--service-account-signing-key-file=certs/apiserver.key",
             "--service-account-key-file=certs/apiserver.key",
+            *_aggregation_flags(self.directory),
             *(audit_flags(self.audit_log, self.directory / "audit-policy.yaml") if self.audit_log else []),
         ]
+
+
+def _aggregation_flags(directory: Path) -> list[str]:
+    """Let the API server pass requests on, in the caller's name, to servers that trust the front proxy's authority."""
+    authority = Authority(directory, "front-proxy-ca")
+    certificate, key = authority.client("front-proxy-client")
+    return [
+        f"--requestheader-client-ca-file={authority.ca_file}",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={certificate}",
+        f"--proxy-client-key-file={key}",
+    ]
 
 
 def _etcd_flags() -> list[str]:
@@ -201,8 +219,10 @@ def _controller_flags() -> list[str]:
 
 
 @contextlib.contextmanager
-def _reserved_port() -> Iterator[int]:
+def reserved_port() -> Iterator[int]:
+    """A loopback port that nobody else is given meanwhile; a Go program can listen on it, since it shares addresses too."""
     with socket.socket() as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reservation.bind(("127.0.0.1", 0))
         yield reservation.getsockname()[1]

@@ -69,8 +69,7 @@ class Component:
                 self._process = subprocess.Popen(
                     self._command,
                     cwd=self._directory,
-                    # etcd takes ETCD_* for flags, and refuses to start where a flag says otherwise.
-                    env={name: value for name, value in os.environ.items() if not name.startswith("ETCD_")},
+                    env=self._environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -79,6 +78,11 @@ class Component:
             except OSError as error:
                 raise ComponentError(f"{self.name} cannot be started: {error}") from error
         self._watchdog.watch(self._process.pid)
+
+    def _environment(self) -> dict[str, str]:
+        # etcd takes ETCD_* for flags, and refuses to start where a flag says otherwise; virt-api leaves a temporary folder.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
+        return inherited | {"TMPDIR": str(self._directory)}
 
     def check(self) -> None:
         """Raise ComponentError with the tail of the log when the program has ended by itself."""
