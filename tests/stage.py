@@ -19,6 +19,7 @@ RBAC = "/apis/rbac.authorization.k8s.io/v1"
 OPERATOR = "system:serviceaccount:vmaccess-system:vmaccess-operator"
 QUIET = 0.1  # seconds in which every request that was answered is in the audit log
 CHILDREN = {
+    "clusterroles": RBAC,
     "serviceaccounts": "/api/v1",
     "roles": RBAC,
     "rolebindings": RBAC,
@@ -114,18 +115,19 @@ class Stage:
         found = []
         for kind in kinds:
             items = self.request("GET", f"{CHILDREN[kind]}/{kind}?labelSelector=vmaccess.dev/grant={grant}")["items"]
-            found += [f"{kind} {item['metadata']['namespace']}/{item['metadata']['name']}" for item in items]
+            found += [f"{kind} {item['metadata'].get('namespace', '')}/{item['metadata']['name']}" for item in items]
         return sorted(found)
 
     def child(self, kind: str, namespace: str, name: str) -> Json | None:
-        """One ServiceAccount, Role or RoleBinding, or None."""
+        """One ServiceAccount, Role, RoleBinding or (without a namespace) ClusterRole, or None."""
         status, answer = self.cluster.request("GET", self.path(kind, namespace, name))
         return answer if status == 200 else None
 
     @staticmethod
     def path(kind: str, namespace: str, name: str = "") -> str:
-        """URL path of a child, or of the collection."""
-        return f"{CHILDREN[kind]}/namespaces/{namespace}/{kind}" + (f"/{name}" if name else "")
+        """URL path of a child, or of the collection; no namespace for what is in none."""
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        return f"{CHILDREN[kind]}{scope}/{kind}" + (f"/{name}" if name else "")
 
     # --- waiting ---
 
@@ -206,12 +208,11 @@ class Stage:
 
     def writes(self, since: int) -> list[str]:
         """Every write of the operator since a mark, Events left out, as `verb resource[/subresource] namespace/name code`."""
-        verbs = ("create", "update", "patch", "delete", "deletecollection")
-        return [
-            _worded(event)
-            for event in self._asked(since)
-            if event["verb"] in verbs and event["objectRef"]["resource"] != "events"
-        ]
+        return [_worded(event) for event in self._asked(since) if _is_write(event)]
+
+    def writes_so_far(self, since: int) -> int:
+        """How many writes of the operator are in the audit log already, without waiting for those that are on their way."""
+        return sum(map(_is_write, self.cluster.audit_events(user=OPERATOR, since=since)))
 
     def reads(self, since: int) -> list[str]:
         """Every read of a single object by the operator since a mark."""
@@ -231,6 +232,11 @@ class Stage:
 
 
 _TYPE = {"apiVersion": "vmaccess.dev/v1alpha1", "kind": "VMAccessGrant"}
+
+
+def _is_write(event: Json) -> bool:
+    verbs = ("create", "update", "patch", "delete", "deletecollection")
+    return event["verb"] in verbs and event["objectRef"]["resource"] != "events"
 
 
 def _worded(event: Json) -> str:

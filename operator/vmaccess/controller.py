@@ -10,25 +10,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 
 from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.events import Events
 from vmaccess.cluster.executor import Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
-from vmaccess.departed import BINDINGS_FIRST, MAX_STEPS, Departed
+from vmaccess.departed import BINDINGS_FIRST, MAX_STEPS, REVOKE_GRACE, Departed
 from vmaccess.keys import Key, Part
 from vmaccess.ownership import Life, Ownership
 from vmaccess.policy.access import Access
-from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Whose
-from vmaccess.policy.decide import GRANTED, Decision, bound_accounts, decide_account, decide_namespace
-from vmaccess.policy.grant import Deletion, Give, Grant, Leave
+from vmaccess.policy.children import AGGREGATE_PREFIX, BindingContent, Child, GrantId, Kind, PresetId, RoleContent, Whose
+from vmaccess.policy.decide import (
+    GRANTED,
+    ClusterSide,
+    Decision,
+    bound_accounts,
+    decide_account,
+    decide_cluster_role,
+    decide_namespace,
+)
+from vmaccess.policy.grant import Deletion, Give, Grant, Leave, Take, rules_hash
+from vmaccess.policy.kubevirt import DEFAULT_BASE
 from vmaccess.policy.namespaces import Globs, Namespace, Place, place
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import State, failed
+from vmaccess.policy.rules import Rules
 from vmaccess.policy.steps import Delete, Patch, Write, takes_away
 from vmaccess.progress import Progress
 from vmaccess.reporting import Reporter
+from vmaccess.shared import NAMES, SharedRoles, shared_by
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +48,8 @@ ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whos
 REPAIR_TOLD = 1.0  # seconds after which work that has not come to its end shows in the status
 ASKED_AGAIN = 0.05  # seconds after which the answer that another worker waits for should be there
 PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
+UNUSED_SEEN = 0.5  # seconds after the end of a binding in which a shared ClusterRole is looked at: it may be the last one
+LEAVERS_GONE = 0.05  # seconds after which a ClusterRole that waits for bindings is looked at again
 SLICE = 500  # namespaces decided on before watches and writes get their turn
 
 
@@ -49,9 +63,11 @@ class Controller:
         self.events = Events(api)
         self._ownership = Ownership(api)
         self._executor = Executor(api, self.world.children)
-        self._reporter = Reporter(api, self.world, self.events)
+        self._shared = SharedRoles(self.world, self._executor, self.queue, self.wake)
+        self._reporter = Reporter(api, self.world, self.events, self._shared)
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
+        self._aggregation_told = False
         self.repairs = 0
         self.started = False
 
@@ -98,11 +114,20 @@ class Controller:
                 if namespace == name:
                     self.queue.add(Key(Part.ACCOUNT, grant.id.name, namespace, account))
 
-    def base_role_changed(self, name: str) -> None:
-        """KubeVirt was installed, upgraded or removed: for every grant that trims this ClusterRole."""
-        for grant in self.world.grants if self.started else ():
+    def cluster_role_changed(self, name: str) -> None:
+        """KubeVirt was installed, upgraded or removed: for every grant that trims this ClusterRole. Or it is a shared one."""
+        if not self.started:
+            return
+        for grant in self.world.grants:
             if grant.base == name:
                 self.wake(grant.id.name)
+        if name == DEFAULT_BASE:
+            self._shared.check()
+            self._tell_of_aggregation()
+        if (preset := NAMES.get(name)) is not None:
+            self._shared.check(preset)
+            for user in self._shared.users(preset):
+                self.wake(user)
 
     def child_changed(self, old: Child | None, new: Child | None) -> None:
         """Drift, deletion, a foreign object in our place or out of it: for every grant that it has to do with."""
@@ -113,12 +138,20 @@ class Controller:
         if changed.kind is Kind.SERVICE_ACCOUNT:
             part, account = Part.ACCOUNT, changed.name
             related |= {grant.id.name for grant in self.world.grants if (changed.namespace, account) in grant.accounts}
+        elif changed.kind is Kind.CLUSTER_ROLE:
+            part = Part.CLUSTER_ROLE
+        elif new is None and (preset := shared_by(changed.content)) is not None:
+            self.queue.add_after(Key(Part.PRESET, preset), UNUSED_SEEN)
         for name in related:
             progress, key = self._progress.get(name), Key(part, name, changed.namespace, account)
             if progress is not None:
                 if new is None and old is not None and old.whose(progress.grant.id) is Whose.OURS:
                     progress.lost[key] = _now()
                 self.queue.add(key)
+                if part is Part.CLUSTER_ROLE:
+                    self.wake(name)  # every namespace depends on it
+                elif progress.cluster_role is not None and progress.cluster_role.moving:
+                    self.queue.add_after(Key(Part.CLUSTER_ROLE, name), LEAVERS_GONE)
             elif new is not None or not self.world.related_namespaces(name):
                 self.queue.add(Key(Part.GRANT, name))
 
@@ -130,6 +163,8 @@ class Controller:
         self.started = True
         for name in {grant.id.name for grant in self.world.grants} | set(self.world.related_grants()):
             self.wake(name)
+        self._shared.check()
+        self._tell_of_aggregation()
         log.info("watching %d grants and %d namespaces", len(self.world.grants), len(self.world.namespaces))
 
     async def work(self) -> None:
@@ -148,9 +183,13 @@ class Controller:
                 self.queue.done(key)
 
     async def _look_at(self, key: Key) -> None:
+        if key.part is Part.PRESET:
+            await self._shared.look_at(key)
+            return
         grant = self.world.grant(key.grant)
         if grant is None:
-            self._progress.pop(key.grant, None)
+            if self._progress.pop(key.grant, None) is not None:
+                self._shared.check()
             await self.departed.look_at(key)
         elif key.part is Part.GRANT:
             await self._look_at_grant(grant)
@@ -161,12 +200,20 @@ class Controller:
 
     async def _look_at_grant(self, grant: Grant) -> None:
         """Decide anew, for every ServiceAccount and namespace that the grant has to do with, whether there is work."""
-        name = grant.id.name
-        progress = Progress.of(grant, self.world.base(grant.base), self._progress.get(name), now=_now())
+        name, known = grant.id.name, self._progress.get(grant.id.name)
+        progress = Progress.of(grant, self.world.base(grant.base), known, now=_now())
+        if progress is not known:
+            progress.before = self._rules_before(progress, known)
+            self._shared.check()
         self._progress[name] = progress
         if isinstance(progress.intent, Leave):
             self.departed.tell_orphaned(grant.id)
             return
+        self._plan(progress, Key(Part.CLUSTER_ROLE, name))
+        if self._revokes_at_once(progress):
+            return  # it is looked at again when that is done
+        if isinstance(progress.intent, Give) and isinstance(owner := progress.intent.target.owner, PresetId):
+            self._shared.check(owner.preset)
         for account in self._accounts_of(progress):
             self._plan(progress, Key(Part.ACCOUNT, name, *account))
         progress.access = self._access(progress)
@@ -217,7 +264,7 @@ class Controller:
                 await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE)
                 tried += 1
             except WriteFailed as error:
-                self._failed(progress, key, decision, error.reason, error.message)
+                self._failed(progress, key, decision, error.reason, error.message, final=error.final)
                 raise
             except ApiError as error:
                 self._failed(progress, key, decision, Reason.API_ERROR, str(error))
@@ -229,18 +276,20 @@ class Controller:
             progress.note(key, decision.outcome)
             self.queue.add_after(Key(Part.STATUS, key.grant), REPAIR_TOLD)
 
-    def _failed(self, progress: Progress, key: Key, decision: Decision, reason: Reason, message: str) -> None:
+    def _failed(
+        self, progress: Progress, key: Key, decision: Decision, reason: Reason, message: str, *, final: bool = False
+    ) -> None:
         if reason is Reason.API_ERROR and isinstance(decision.step, Write) and takes_away(decision.step):
             reason = Reason.REVOCATION_FAILED
-        progress.note(key, failed(decision.outcome, reason, message))
+        progress.note(key, failed(decision.outcome, reason, message, final=final))
         self._follow_up(progress, key)
 
     def _settled(self, progress: Progress, key: Key, decision: Decision, *, drifted: bool) -> None:
         self.queue.forget(key)
         progress.lost.pop(key, None)
         if drifted and decision.outcome == GRANTED:
-            where = f"ServiceAccount {key.account} in namespace {key.namespace}" if key.account else f"namespace {key.namespace}"
-            log.info("%s: drift repaired in %s", key.grant, where)
+            where = _place(key)
+            log.info("%s: drift repaired: %s", key.grant, where)
             self.repairs += 1
             self.events.remark(
                 progress.grant.id,
@@ -254,6 +303,8 @@ class Controller:
     def _follow_up(self, progress: Progress, key: Key) -> None:
         if key.part is Part.ACCOUNT and self._access(progress) != progress.access:
             self.wake(key.grant)  # whom the bindings name has changed
+        elif key.part is Part.CLUSTER_ROLE:
+            self.wake(key.grant)  # what the bindings wait for has changed
         self.queue.add(Key(Part.STATUS, key.grant))
 
     async def _report(self, key: Key, progress: Progress) -> None:
@@ -269,8 +320,12 @@ class Controller:
             account = self.world.account(*where)
             return decide_account(grant, progress.intent, where, namespace, self._protected, account, self._is_alive)
         observed = [child for child in self.world.related(key.grant, key.namespace) if child.kind is not Kind.SERVICE_ACCOUNT]
+        if key.part is Part.CLUSTER_ROLE:
+            bindings = self.world.bindings(grant)
+            return decide_cluster_role(grant, progress.intent, self._protected, observed, bindings, partial(self._stays, grant))
         at = key.namespace, place(grant.limits, key.namespace, namespace, self._protected)
-        return decide_namespace(grant, progress.intent, progress.access, at, self._protected, observed)
+        side = self._cluster_side(progress)
+        return decide_namespace(grant, progress.intent, progress.access, at, self._protected, observed, side)
 
     def _is_alive(self, grant_id: GrantId) -> bool:
         grant = self.world.grant(grant_id.name)
@@ -290,7 +345,55 @@ class Controller:
                 return None
         else:
             progress.awaited_since = None
-        return Access(progress.intent.trimmed.rules, (*accounts, *progress.intent.subjects))
+        return Access(progress.intent.target, progress.intent.trimmed.rules, (*accounts, *progress.intent.subjects))
+
+    def _stays(self, grant: Grant, namespace: str) -> bool:
+        """Whether those who are bound in a namespace keep their access there."""
+        where = place(grant.limits, namespace, self.world.namespace(namespace), self._protected)
+        return where in (Place.SELECTED, Place.TERMINATING, Place.UNKNOWN)
+
+    def _cluster_side(self, progress: Progress) -> ClusterSide:
+        """What namespaces see of the ClusterRoles."""
+        if not isinstance(progress.intent, Give) or progress.intent.target.kind is not Kind.CLUSTER_ROLE:
+            return ClusterSide(self.world.cluster_role)
+        owner = progress.intent.target.owner
+        outcome = self._shared.outcome(owner.preset) if isinstance(owner, PresetId) else progress.cluster_role
+        return ClusterSide(self.world.cluster_role, outcome)
+
+    def _revokes_at_once(self, progress: Progress) -> bool:
+        """Whether a ClusterRole of the grant's own is just being removed: the one write that revokes everywhere comes first."""
+        if not isinstance(progress.intent, Take) or (known := progress.cluster_role) is None or known.reason is not None:
+            return False
+        if progress.revoking_since is None:
+            progress.revoking_since = _now()
+            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), REVOKE_GRACE)
+        return _now() - progress.revoking_since < REVOKE_GRACE
+
+    def _rules_before(self, progress: Progress, known: Progress | None) -> Rules | None:
+        """The rules that the status speaks of, where the base role has changed since: also while no operator ran."""
+        role = progress.grant.status.get("role") or {}
+        if "baseHash" not in role or progress.base is None or role["baseHash"] == rules_hash(progress.base):
+            return None
+        remembered = (known.before, known.intent.trimmed.rules if isinstance(known.intent, Give) else None) if known else ()
+        children = self.world.related(progress.grant.id.name)
+        shared = (self.world.cluster_role(name) for name in NAMES)
+        observed = (child.content.rules for child in (*children, *shared) if child and isinstance(child.content, RoleContent))
+        candidates = (*remembered, *observed, ())
+        return next((rules for rules in candidates if rules is not None and rules_hash(rules) == role.get("hash")), None)
+
+    def _tell_of_aggregation(self) -> None:
+        """Say once that trimming means little for people who have the rights by another way."""
+        role = self.world.cluster_role(DEFAULT_BASE)
+        aggregates = role.aggregates if role is not None else ()
+        if aggregates and not self._aggregation_told:
+            into = ", ".join(label.removeprefix(AGGREGATE_PREFIX) for label in aggregates)
+            log.warning(
+                "ClusterRole %s is aggregated into Kubernetes' own role %s: whoever has that role in a namespace has all of "
+                "KubeVirt there, whatever a grant says (see docs/roles.md, Aggregation)",
+                DEFAULT_BASE,
+                into,
+            )
+        self._aggregation_told = bool(aggregates)
 
     def _accounts_of(self, progress: Progress) -> set[tuple[str, str]]:
         related = self.world.related(progress.grant.id.name)
@@ -325,6 +428,12 @@ class Controller:
             if any((bound.namespace, bound.name) == subject for bound in binding.content.subjects):
                 return True
         return False
+
+
+def _place(key: Key) -> str:
+    if key.part is Part.CLUSTER_ROLE:
+        return f"ClusterRole {GrantId(key.grant, '').child_name}"
+    return f"ServiceAccount {key.account} in namespace {key.namespace}" if key.account else f"namespace {key.namespace}"
 
 
 def _now() -> float:

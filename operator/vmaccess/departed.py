@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from vmaccess.cluster.events import Events
-from vmaccess.cluster.executor import Executor
+from vmaccess.cluster.executor import Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
@@ -17,6 +18,7 @@ from vmaccess.policy.steps import Write
 log = logging.getLogger(__name__)
 
 BINDINGS_FIRST = 0.1  # seconds after which a ServiceAccount that is still bound is looked at again
+REVOKE_GRACE = 1.0  # seconds for which bindings wait for the end of the ClusterRole that revokes them all at once
 MAX_STEPS = 12  # writes in one go before a namespace that keeps changing under us goes to the end of the queue
 
 
@@ -53,16 +55,26 @@ class Departed:
                 self._queue.retry(key)  # the mirror is behind; it will bring this grant
             namespaces = {child.namespace for child in related}
             log.info("%s: the grant is gone, removing its children in %d namespaces", name, len(namespaces))
-        for child in related:
-            if child.end(past.revoked) & past.gone:
-                part, account = (Part.ACCOUNT, child.name) if child.kind is Kind.SERVICE_ACCOUNT else (Part.NAMESPACE, "")
-                self._queue.add(Key(part, name, child.namespace, account), urgent=True)
+        ending = [child for child in related if child.end(past.revoked) & past.gone]
+        await self._revoke_at_once(name, ending)
+        for child in ending:
+            self._queue.add(_key(name, child), urgent=True)
         if (left := self._left_behind(name)) and name not in self._told:
             self._told.add(name)
             self.tell_orphaned(left[0])
 
+    async def _revoke_at_once(self, name: str, ending: list[Child]) -> None:
+        """A ClusterRole of the grant's own goes first: its end revokes everywhere. Should that fail or hang, the rest goes on."""
+        for child in ending:
+            if child.kind is Kind.CLUSTER_ROLE:
+                try:
+                    async with asyncio.timeout(REVOKE_GRACE):
+                        await self._release(_key(name, child))
+                except (WriteFailed, TimeoutError) as error:
+                    log.warning("%s: ClusterRole %s still stands, removing the bindings to it: %s", name, child.name, error)
+
     async def _release(self, key: Key) -> None:
-        """Remove the children, in one namespace, of grants that exist no more: bindings, then Roles, then ServiceAccounts."""
+        """Remove the children, in one namespace or in none, of grants that exist no more: bindings, Roles, ServiceAccounts."""
         past = self._ownership.past(key.grant)
         if not past.gone:
             self._queue.add(Key(Part.GRANT, key.grant), urgent=True)
@@ -104,6 +116,15 @@ class Departed:
             grant,
             "Warning",
             "Orphaned",
-            f"deleted with --cascade=orphan: {count} ServiceAccounts, Roles and RoleBindings stay, still grant access and are no "
-            f"longer managed; find them by the label vmaccess.dev/grant={grant.name}",
+            f"deleted with --cascade=orphan: {count} ServiceAccounts, Roles, ClusterRoles and RoleBindings stay, still grant "
+            f"access and are no longer managed; find them by the label vmaccess.dev/grant={grant.name}",
         )
+
+
+def _key(name: str, child: Child) -> Key:
+    match child.kind:
+        case Kind.SERVICE_ACCOUNT:
+            return Key(Part.ACCOUNT, name, child.namespace, child.name)
+        case Kind.CLUSTER_ROLE:
+            return Key(Part.CLUSTER_ROLE, name)
+    return Key(Part.NAMESPACE, name, child.namespace)

@@ -12,7 +12,9 @@ class Part(Enum):
     GRANT = "the grant as a whole"
     NAMESPACE = "its Role and RoleBinding in one namespace"
     ACCOUNT = "one of its ServiceAccounts"
+    CLUSTER_ROLE = "the ClusterRole of its own"
     STATUS = "its status"
+    PRESET = "the ClusterRole that grants of a bare preset share; in place of a grant's name stands the preset's"
 
 
 class Key(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from vmaccess.keys import Key
+from vmaccess.keys import Key, Part
 from vmaccess.policy.access import Access
 from vmaccess.policy.grant import Grant, Intent, intent
 from vmaccess.policy.report import Outcome, ScopedName
@@ -23,7 +23,10 @@ class Progress:
     access: Access | None = None
     namespaces: dict[str, Outcome] = field(default_factory=dict)
     accounts: dict[ScopedName, Outcome] = field(default_factory=dict)
+    cluster_role: Outcome | None = None  # of the grant's own
+    before: Rules | None = None  # the rules that the status was last written for, where they are known
     awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
+    revoking_since: float | None = None  # since when bindings wait for the end of the grant's own ClusterRole
     lost: dict[Key, float] = field(default_factory=dict)  # places in which a child of ours has vanished, and when
     verified_at: float = 0.0  # when the grant was last read by name and found alive
     unsettled: int = 0  # places that are being worked on
@@ -46,13 +49,17 @@ class Progress:
 
     def outcome(self, key: Key) -> Outcome | None:
         """What is known of a key."""
+        if key.part is Part.CLUSTER_ROLE:
+            return self.cluster_role
         return self.accounts.get((key.namespace, key.account)) if key.account else self.namespaces.get(key.namespace)
 
     def note(self, key: Key, outcome: Outcome | None) -> None:
         """Remember what has come of a place; None where there is nothing to tell any more."""
         known = self.outcome(key)
         self.unsettled += (outcome is not None and outcome.moving) - (known is not None and known.moving)
-        if key.account:
+        if key.part is Part.CLUSTER_ROLE:
+            self.cluster_role = outcome
+        elif key.account:
             _set(self.accounts, (key.namespace, key.account), outcome)
         else:
             _set(self.namespaces, key.namespace, outcome)

@@ -11,10 +11,12 @@ from typing import Any
 from vmaccess.cluster.api import GRANTS, Api, ApiError
 from vmaccess.cluster.events import Events
 from vmaccess.cluster.world import World
-from vmaccess.policy.children import BindingContent, Child, Kind, Whose
+from vmaccess.policy.children import BindingContent, Child, Kind, PresetId, Whose
+from vmaccess.policy.grant import Give
 from vmaccess.policy.report import Facts, report
 from vmaccess.policy.transitions import transitions
 from vmaccess.progress import Progress
+from vmaccess.shared import SharedRoles
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,8 @@ STATUS_INTERVAL = 2.0  # seconds between two status writes while things are stil
 class Reporter:
     """Reports what has come of grants."""
 
-    def __init__(self, api: Api, world: World, events: Events) -> None:
-        self._api, self._world, self._events = api, world, events
+    def __init__(self, api: Api, world: World, events: Events, shared: SharedRoles) -> None:
+        self._api, self._world, self._events, self._shared = api, world, events, shared
 
     async def write(self, progress: Progress) -> float:
         """Write the status if it has changed; returns the seconds after which to come back because it is not due yet, or 0."""
@@ -56,12 +58,18 @@ class Reporter:
         grant = progress.grant
         bindings = self._world.bindings(grant)
         accounts = (child for child in self._world.related(grant.id.name) if child.kind is Kind.SERVICE_ACCOUNT)
+        intent, shared = progress.intent, None
+        if isinstance(intent, Give) and isinstance(owner := intent.target.owner, PresetId):
+            shared = self._shared.outcome(owner.preset)
         return Facts(
-            intent=progress.intent,
+            intent=intent,
             namespaces=progress.namespaces,
             accounts=progress.accounts,
+            cluster_roles=tuple(outcome for outcome in (progress.cluster_role, shared) if outcome is not None),
             bound=len({child.namespace for child in bindings if _names_somebody(child)}),
             owned=tuple((child.namespace, child.name) for child in accounts if child.whose(grant.id) is Whose.OURS),
+            base=progress.base,
+            before=progress.before,
         )
 
 

@@ -259,7 +259,7 @@ def test_a_crash_anywhere_leaves_nothing_undone(own_stage: Stage, own_cluster: L
         print(f"killed after {writes} writes")  # shown where the test fails
         since, operator = stage.mark(), product.Operator(own_cluster)
         try:
-            stage.until(lambda: len(stage.writes(since)) >= writes, f"{writes} writes", 30)
+            stage.until(lambda: stage.writes_so_far(since) >= writes, f"{writes} writes", 30)
         finally:
             operator.kill()
 

@@ -100,7 +100,7 @@ def test_a_working_grant_edited_into_a_typo_keeps_what_it_has_and_gains_nothing(
         ("spec.suspended", {"suspended": True}),
         ("spec.expirationTime", {"expirationTime": "2020-01-01T00:00:00Z"}),
         ("spec.role.dorp", {"role": {"dorp": [START_VMS]}}),
-        ("spec.role.include", {"role": {"include": ["Migrate"]}}),
+        ("spec.role.includes", {"role": {"includes": ["Migrate"]}}),
         ("spec.subjects[0].nam", {"subjects": [{"kind": "User", "name": "alice", "nam": "x"}, {"kind": "User", "name": "bob"}]}),
         ("suspend", {}),
     ],

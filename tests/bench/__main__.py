@@ -18,7 +18,12 @@ from tests.bench import bare
 from tests.stage import Stage
 from vmaccess.policy.children import GrantId
 
-GRANT = "bench"
+KINDS: dict[str, dict[str, Any]] = {
+    "Role": {"role": {"kind": "Role"}},
+    "preset": {"role": {"kind": "ClusterRole"}},
+    "ClusterRole": {"role": {"kind": "ClusterRole", "include": ["Migrate"]}},
+}
+"""What bindings can point to: a Role in each namespace, the shared ClusterRole of a preset, one of the grant's own."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,14 @@ def main() -> int:
     """Run, print the table, and fail where writes were made that were not needed; a time never fails."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--namespaces", type=int, default=500, help="namespaces of the one grant (default: 500)")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="what the bindings point to (default: each in turn)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
     with localcluster.cluster(audit=True) as cluster:
         kubevirt.install(cluster)
         product.install(cluster)
         with Stage(cluster) as stage:
-            figures = run(cluster, stage, arguments.namespaces)
+            figures = run(cluster, stage, arguments.namespaces, arguments.kind or list(KINDS))
     show(figures)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(figure) | {"ratio": figure.ratio} for figure in figures], indent=2) + "\n")
@@ -57,7 +63,7 @@ def main() -> int:
     return 1 if wasteful else 0
 
 
-def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
+def run(cluster: Cluster, stage: Stage, count: int, kinds: list[str]) -> list[Figure]:
     """Every scenario, one after the other."""
     team = stage.unique("team")
     print(f"creating {count} namespaces ...", flush=True)
@@ -68,26 +74,37 @@ def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
         "namespaceSelector": {"matchLabels": {"team": team}},
     }
     wait_until(lambda: _all_have_accounts(stage, namespaces), "a ServiceAccount in each", timeout=300)
-    figures: list[Figure] = []
+    return [figure for kind in kinds for figure in _life(cluster, stage, {**spec, **KINDS[kind]}, namespaces, kind)]
+
+
+def _life(cluster: Cluster, stage: Stage, spec: dict[str, Any], namespaces: list[str], kind: str) -> list[Figure]:
+    """One grant: made, seen again after a restart, deleted."""
+    count, each = len(namespaces), 2 if kind == "Role" else 1
+    once = {"Role": 0, "preset": 1, "ClusterRole": 1}[kind]
     with product.Operator(cluster) as operator:
-        print("converging and revoking by the operator ...", flush=True)
-        stage.until_ready(warm := stage.grant({**spec, "namespaceSelector": {"matchLabels": {"team": "nobody"}}}))
+        print(f"{kind}: converging and revoking by the operator ...", flush=True)
+        nowhere = {**spec, "namespaceSelector": {"matchLabels": {"team": "nobody"}}, "role": {}}
+        stage.until_ready(warm := stage.grant(nowhere))
         stage.delete(warm)
         since, started = stage.mark(), time.monotonic()
-        name = stage.grant(spec, GRANT)
+        name = stage.grant(spec, f"bench-{kind.lower()}")
         wait_until(lambda: _is_ready(stage, name), "the grant to be Ready", timeout=600, interval=0.05)
         created = time.monotonic() - started
-        bare_grant = stage.grant({**spec, "suspend": True}, "bare")
+        made = _writes(stage, since, each * count + once)
+        bare_grant = stage.grant({**spec, "suspend": True}, f"bare-{kind.lower()}")
         owner = GrantId(bare_grant, stage.get(bare_grant)["metadata"]["uid"])
-        role, binding = (_template(stage, kind, namespaces[0], name, owner) for kind in ("roles", "rolebindings"))
-        figures.append(Figure(f"1 grant x {count} namespaces, to Ready", created, None, *_writes(stage, since, 2 * count)))
+        templates = [_template(stage, children, namespaces[0], name, owner) for children in ("roles", "rolebindings")[2 - each :]]
 
         operator.stop()
+        print(f"{kind}: the same by a bare client ...", flush=True)
+        kubeconfig = product.operator_kubeconfig(cluster, cluster.directory / "bare.kubeconfig")
+        tries = [asyncio.run(bare.create_and_delete(kubeconfig, templates, namespaces)) for _ in range(2)]
+        floor_create, floor_delete = (min(seconds) for seconds in zip(*tries, strict=True))
         since, started = stage.mark(), time.monotonic()
         with product.Operator(cluster):
             ready = time.monotonic() - started
             time.sleep(2)
-            figures.append(Figure("restart, to ready", ready, None, *_writes(stage, since, 0)))
+            restart = Figure(f"{kind}: restart, to ready", ready, None, *_writes(stage, since, 0))
 
             since, started = stage.mark(), time.monotonic()
             stage.delete(name)
@@ -97,28 +114,23 @@ def run(cluster: Cluster, stage: Stage, count: int) -> list[Figure]:
             removed = time.monotonic() - started
             # Garbage collection helps: what it was faster at, we did not write.
             deletes = len(stage.writes(since))
-            figures.append(Figure("deletion, to the last access gone", revoked, None, deletes, deletes))
 
-    print("the same by a bare client ...", flush=True)
-    kubeconfig = product.operator_kubeconfig(cluster, cluster.directory / "bare.kubeconfig")
-    tries = [asyncio.run(bare.create_and_delete(kubeconfig, role, binding, namespaces)) for _ in range(2)]
-    floor_create, floor_delete = (min(seconds) for seconds in zip(*tries, strict=True))
-    created_figure, restart, deletion = figures
+    stage.delete(bare_grant)
     return [
-        Figure(**asdict(created_figure) | {"floor": floor_create}),
+        Figure(f"{kind}: 1 grant x {count} namespaces, to Ready", created, floor_create, *made),
         restart,
-        deletion,
-        Figure("deletion, to the last object gone", removed, floor_delete, deletion.writes, deletion.writes),
+        Figure(f"{kind}: deletion, to the last access gone", revoked, None, deletes, deletes),
+        Figure(f"{kind}: deletion, to the last object gone", removed, floor_delete, deletes, deletes),
     ]
 
 
 def show(figures: list[Figure]) -> None:
     """The table for a person."""
-    print(f"\n{'scenario':44} {'seconds':>8} {'bare':>8} {'ratio':>6} {'writes':>7} {'needed':>7}")
+    print(f"\n{'scenario':48} {'seconds':>8} {'bare':>8} {'ratio':>6} {'writes':>7} {'needed':>7}")
     for figure in figures:
         floor = f"{figure.floor:8.2f}" if figure.floor else " " * 8
         ratio = f"{figure.ratio:6.2f}" if figure.ratio else " " * 6
-        print(f"{figure.scenario:44} {figure.seconds:8.2f} {floor} {ratio} {figure.writes:7} {figure.needed:7}")
+        print(f"{figure.scenario:48} {figure.seconds:8.2f} {floor} {ratio} {figure.writes:7} {figure.needed:7}")
 
 
 def _all_have_accounts(stage: Stage, namespaces: list[str]) -> bool:
@@ -138,13 +150,12 @@ def _some(stage: Stage, kind: str, name: str) -> bool:
 
 def _template(stage: Stage, kind: str, namespace: str, name: str, owner: GrantId) -> dict[str, Any]:
     """What the operator wrote, to be written again by the bare client under the name of another grant: the same work."""
-    raw = stage.child(kind, namespace, f"vmaccess:{name}")
-    assert raw is not None
-    copied: dict[str, Any] = {key: raw[key] for key in ("apiVersion", "kind", "rules", "roleRef", "subjects") if key in raw}
-    if "roleRef" in copied:
+    (raw,) = stage.request("GET", f"{stage.path(kind, namespace)}?labelSelector=vmaccess.dev/grant={name}")["items"]
+    copied: dict[str, Any] = {key: raw[key] for key in ("rules", "roleRef", "subjects") if key in raw}
+    if copied.get("roleRef", {}).get("kind") == "Role":
         copied["roleRef"] = {**copied["roleRef"], "name": owner.child_name}
-    marks = {"labels": owner.labels(), "ownerReferences": [owner.owner_reference()]}
-    return {**copied, "metadata": {"name": owner.child_name, **marks}}
+    marks = {"labels": owner.labels(), "ownerReferences": owner.owner_references()}
+    return {**copied, "metadata": {"name": f"{owner.child_name}:bare" if len(copied) > 1 else owner.child_name, **marks}}
 
 
 def _writes(stage: Stage, since: int, needed: int) -> tuple[int, int]:

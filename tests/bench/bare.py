@@ -15,20 +15,22 @@ from vmaccess.cluster.api import ROLE_BINDINGS, ROLES, Api, Json, Resource
 IN_FLIGHT = 128  # where an identity that must hold the rules it writes reaches its best rate
 
 
-async def create_and_delete(kubeconfig: Path, role: Json, binding: Json, namespaces: Sequence[str]) -> tuple[float, float]:
-    """Seconds to create, and to delete, a Role and a RoleBinding in each of the namespaces."""
+async def create_and_delete(kubeconfig: Path, bodies: Sequence[Json], namespaces: Sequence[str]) -> tuple[float, float]:
+    """Seconds to create, and to delete, what `bodies` say (a RoleBinding last, its Role before it) in each of the namespaces."""
+    resources = (ROLES, ROLE_BINDINGS)[-len(bodies) :]
+    pairs = list(zip(resources, bodies, strict=True))
     configuration = Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
     async with Api(configuration, connections=IN_FLIGHT + 20) as api:
         uids: dict[tuple[str, str], str] = {}
 
         async def create(namespace: str) -> None:
-            for resource, body in ((ROLES, role), (ROLE_BINDINGS, binding)):
+            for resource, body in pairs:
                 made = await api.create(resource.path(namespace), body)
                 uids[resource.plural, namespace] = made["metadata"]["uid"]
 
         async def delete(namespace: str) -> None:
-            for resource, body in ((ROLE_BINDINGS, binding), (ROLES, role)):
+            for resource, body in reversed(pairs):
                 await _delete(api, resource, namespace, body["metadata"]["name"], uids[resource.plural, namespace])
 
         return await _all(create, namespaces), await _all(delete, namespaces)

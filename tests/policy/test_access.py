@@ -29,6 +29,7 @@ from vmaccess.policy.children import (
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.rules import Rule
 from vmaccess.policy.steps import Create, Delete, Patch, Refused, Settled, Step, Wait, Write
+from vmaccess.policy.target import role_target
 
 GRANT = GrantId("team", "uid-1")
 OTHER = GrantId("team", "uid-0")  # an earlier grant of the same name
@@ -50,9 +51,9 @@ def subjects(*names: str) -> tuple[Subject, ...]:
 
 def child(content: Content, grant: GrantId | None = GRANT, *, name: str = GRANT.child_name, **changes: object) -> Child:
     """An object in the namespace `ns`, marked as the grant's own, or foreign where `grant` is None."""
-    kind = {RoleContent: Kind.ROLE, BindingContent: Kind.ROLE_BINDING, AccountContent: Kind.SERVICE_ACCOUNT}[type(content)]
+    kinds = {RoleContent: Kind.ROLE, BindingContent: Kind.ROLE_BINDING, AccountContent: Kind.SERVICE_ACCOUNT}
     made = Child(
-        kind=kind,
+        kind=kinds[type(content)],
         namespace="ns",
         name=name,
         uid=next(_uids),
@@ -89,7 +90,7 @@ class Namespace:
     def write(self, step: Write) -> bool:
         """Carry out a write; False where it is refused."""
         match step:
-            case Create(kind, _, name, content):
+            case Create(kind=kind, name=name, content=content):
                 if self._escalates(content) or any((held.kind, held.name) == (kind, name) for held in self.children):
                     return False
                 self.children.append(child(content, name=name))
@@ -97,7 +98,7 @@ class Namespace:
                 if content is not None and self._escalates(content):
                     return False
                 changed = replace(target, finalizers=(), content=target.content if content is None else content)
-                if marks is not None:
+                if isinstance(marks, GrantId):
                     changed = replace(
                         changed,
                         label_managed_by=MANAGED_BY,
@@ -132,9 +133,13 @@ class Namespace:
         return frozenset(held)
 
 
+def no_cluster_role(_: str) -> None:
+    """A cluster without any."""
+
+
 def step_to(namespace: Namespace, access: Access) -> Step:
     """The next step as the controller would ask for it."""
-    return grant_step(GRANT, "ns", access, namespace.children)
+    return grant_step(GRANT, "ns", access, namespace.children, no_cluster_role)
 
 
 verbs = st.sets(st.sampled_from(VERBS), min_size=1)
@@ -146,7 +151,7 @@ def test_every_moment_between_two_writes_is_safe(
     old_verbs: set[str], new_verbs: set[str], old_people: set[str], new_people: set[str]
 ) -> None:
     namespace = Namespace(role(*old_verbs), binding(*old_people))
-    access = Access(rules(*new_verbs), subjects(*new_people))
+    access = Access(role_target(GRANT), rules(*new_verbs), subjects(*new_people))
     before = {name: namespace.rights(name) for name in PEOPLE}
     after = {name: frozenset(new_verbs) if name in new_people else frozenset() for name in PEOPLE}
     for _ in range(6):
@@ -171,13 +176,13 @@ def test_what_is_to_go_goes_even_where_the_api_server_refuses_the_change(
 ) -> None:
     """With rights that the operator does not hold itself, it ends with nobody holding more than asked."""
     namespace = Namespace(role(*old_verbs), binding(*old_people), refuses=frozenset(refuses))
-    access = Access(rules(*new_verbs), subjects(*new_people))
+    access = Access(role_target(GRANT), rules(*new_verbs), subjects(*new_people))
     for _ in range(10):
         step = step_to(namespace, access)
         if not isinstance(step, Create | Patch | Delete):
             break
         if not namespace.write(step):
-            instead = step.instead if isinstance(step, Patch) else None
+            instead: Patch | Delete | None = None if isinstance(step, Delete) else step.instead
             while instead is not None and not namespace.write(instead):
                 instead = instead.instead if isinstance(instead, Patch) else None
     for name in PEOPLE:
@@ -207,7 +212,7 @@ def test_what_is_to_go_goes_even_where_the_api_server_refuses_the_change(
     ],
 )
 def test_the_next_step(observed: list[Child], expected: type) -> None:
-    step = grant_step(GRANT, "ns", Access(rules("get"), subjects("ann")), observed)
+    step = grant_step(GRANT, "ns", Access(role_target(GRANT), rules("get"), subjects("ann")), observed, no_cluster_role)
     assert isinstance(step, expected), step
 
 

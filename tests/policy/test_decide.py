@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.policy.test_access import GRANT, OTHER, binding, child, role, rules, subjects
+from tests.policy.test_access import GRANT, OTHER, binding, child, no_cluster_role, role, rules, subjects
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.children import AccountContent, BindingContent, Child, RoleContent
-from vmaccess.policy.decide import bound_accounts, decide_namespace
+from vmaccess.policy.decide import ClusterSide, bound_accounts, decide_namespace
 from vmaccess.policy.grant import Grant, intent, read_grant
 from vmaccess.policy.namespaces import Globs, Place
 from vmaccess.policy.steps import Delete, Patch, Step, Wait, Write
@@ -41,7 +41,9 @@ def grant(*names: str, verbs: tuple[str, ...] = ("get",)) -> Grant:
     ],
 )
 def test_while_service_accounts_are_awaited(place: Place, wanted: Grant, observed: list[Child], expected: type | None) -> None:
-    step: Step = decide_namespace(wanted, intent(wanted, BASE), None, ("ns", place), Globs(()), observed).step
+    step: Step = decide_namespace(
+        wanted, intent(wanted, BASE), None, ("ns", place), Globs(()), observed, ClusterSide(no_cluster_role)
+    ).step
     match step:
         case Patch(_, content):
             assert expected is type(content)

@@ -9,7 +9,7 @@ from typing import Any
 
 from vmaccess.cluster.api import Api, ApiError, Json
 from vmaccess.cluster.mirror import Mirror
-from vmaccess.policy.children import Child, GrantId, Kind, body, fields
+from vmaccess.policy.children import Child, Kind, OwnerId, RoleContent, body, fields
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Create, Delete, Patch, Write
 
@@ -20,11 +20,13 @@ ESCALATION_MARKS = ("attempting to grant RBAC permissions not currently held", "
 
 
 class WriteFailed(Exception):
-    """A write that did not happen. `retry_after` is the server's wish in seconds, 0 where it has none."""
+    """A write that did not happen. `retry_after` is the server's wish in seconds, 0 where it has none; `final` says that the
+    API server refused it for good.
+    """
 
-    def __init__(self, reason: Reason, message: str, *, retry_after: float = 0.0) -> None:
+    def __init__(self, reason: Reason, message: str, *, retry_after: float = 0.0, final: bool = False) -> None:
         super().__init__(f"{reason}: {message}")
-        self.reason, self.message, self.retry_after = reason, message, retry_after
+        self.reason, self.message, self.retry_after, self.final = reason, message, retry_after, final
 
 
 class Executor:
@@ -33,29 +35,31 @@ class Executor:
     def __init__(self, api: Api, mirrors: Mapping[Kind, Mirror[Child]]) -> None:
         self._api, self._mirrors = api, mirrors
 
-    async def write(self, step: Write, grant: GrantId, *, insist: bool = False) -> None:
-        """Carry out `step`, or find that the object is not (or no longer) what was decided on and read it anew.
+    async def write(self, step: Write, owner: OwnerId, *, insist: bool = False) -> None:
+        """Carry out `step` for `owner`, or find that the object is not (or no longer) what was decided on and read it anew.
 
         With `insist`, a Patch of an object that is still its owner's no longer minds other changes to it in between: whoever
         keeps changing it could put off a revocation for ever.
 
         In both cases the mirrors are as new as the API server, and the caller decides again. Raises WriteFailed where the
-        API server refused or did not answer; a refused Patch has then been replaced by what it gave as `instead`.
+        API server refused or did not answer; a refused write has then been replaced by what it gave as `instead`.
         """
         try:
-            await self._send(step, grant, insist=insist)
+            await self._send(step, owner, insist=insist)
         except ApiError as error:
-            if isinstance(step, Patch) and step.instead is not None and _for_good(error):
+            final = _for_good(error)
+            if not isinstance(step, Delete) and step.instead is not None and final:
                 log.warning("%s refused, doing the next best: %s", _describe(step), error)
-                await self.write(step.instead, grant)
-            raise WriteFailed(_reason(error), f"{_describe(step)}: {_message(error)}", retry_after=error.retry_after) from error
+                await self.write(step.instead, owner)
+            message = f"{_describe(step)}: {_message(error)}"
+            raise WriteFailed(_reason(error), message, retry_after=error.retry_after, final=final) from error
 
-    async def _send(self, step: Write, grant: GrantId, *, insist: bool) -> None:
+    async def _send(self, step: Write, owner: OwnerId, *, insist: bool) -> None:
         match step:
-            case Create(kind, namespace, name, content):
-                await self._create(kind, namespace, name, body(kind, grant, namespace, name, content))
+            case Create(kind=kind, namespace=namespace, name=name, content=content):
+                await self._create(kind, namespace, name, body(kind, owner, namespace, name, content))
             case Patch(child):
-                await self._patch(child, _changes(step, insist=insist and child.marked_owner is not None))
+                await self._patch(child, _changes(step, insist=insist and _has_an_owner(child)))
             case Delete(child, unchanged):
                 await self._delete(child, child.version if unchanged else None)
 
@@ -119,9 +123,16 @@ def _changes(step: Patch, *, insist: bool) -> Json:
     if step.child.finalizers:
         metadata["finalizers"] = None
     if step.marks is not None:
-        metadata["labels"] = step.marks.labels()
-        metadata["ownerReferences"] = [step.marks.owner_reference()]
-    return {"metadata": metadata, **(fields(step.content) if step.content is not None else {})}
+        metadata["labels"] = step.marks.labels() | dict.fromkeys(step.child.aggregates)
+        metadata["ownerReferences"] = step.marks.owner_references()
+    content = fields(step.content) if step.content is not None else {}
+    if isinstance(step.content, RoleContent) and step.child.kind is Kind.CLUSTER_ROLE:
+        content["aggregationRule"] = None  # by it Kubernetes would replace the rules
+    return {"metadata": metadata, **content}
+
+
+def _has_an_owner(child: Child) -> bool:
+    return child.marked_owner is not None or child.marked_preset is not None
 
 
 def _gone(answer: Json) -> bool:
@@ -137,7 +148,9 @@ def _for_good(error: ApiError) -> bool:
 def _reason(error: ApiError) -> Reason:
     if any(mark in error.message for mark in ESCALATION_MARKS):
         return Reason.ESCALATION
-    if error.status == HTTPStatus.NOT_FOUND or "NamespaceTerminating" in error.causes:
+    # a binding to a ClusterRole that has just gone is answered with 404 as well
+    missing = error.status == HTTPStatus.NOT_FOUND and error.message.startswith("namespaces ")
+    if missing or "NamespaceTerminating" in error.causes:
         return Reason.NAMESPACE_NOT_FOUND
     return Reason.API_ERROR
 
@@ -150,7 +163,7 @@ def _message(error: ApiError) -> str:
 
 def _describe(step: Write) -> str:
     match step:
-        case Create(kind, _, name):
+        case Create(kind=kind, name=name):
             return f"creating {kind} {name!r}"
         case Patch(child):
             return f"changing {child.kind} {child.name!r}"

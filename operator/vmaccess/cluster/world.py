@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,21 +19,10 @@ from vmaccess.cluster.api import (
     Resource,
 )
 from vmaccess.cluster.mirror import Key, Mirror
-from vmaccess.policy import rules as rbac
-from vmaccess.policy.children import Child, Kind, Whose, project
+from vmaccess.policy.children import Child, Kind, RoleContent, Whose, project
 from vmaccess.policy.grant import Grant, read_grant
 from vmaccess.policy.namespaces import Namespace
 from vmaccess.policy.rules import Rules
-
-
-@dataclass(frozen=True, slots=True)
-class BaseRole:
-    """A ClusterRole that a grant may trim."""
-
-    name: str
-    uid: str
-    version: int = field(compare=False)
-    rules: Rules
 
 
 class Watcher(Protocol):
@@ -43,7 +31,7 @@ class Watcher(Protocol):
     def grant_changed(self, old: Grant | None, new: Grant | None) -> None: ...
     def grant_ended(self, last: Grant) -> None: ...
     def namespace_changed(self, old: Namespace | None, new: Namespace | None) -> None: ...
-    def base_role_changed(self, name: str) -> None: ...
+    def cluster_role_changed(self, name: str) -> None: ...
     def child_changed(self, old: Child | None, new: Child | None) -> None: ...
 
 
@@ -61,10 +49,12 @@ class World:
         self.namespaces: Mirror[Namespace] = Mirror(
             api, NAMESPACES, _read_namespace, lambda _, old, new: watcher.namespace_changed(old, new)
         )
-        self.base_roles: Mirror[BaseRole] = Mirror(
-            api, CLUSTER_ROLES, _read_base_role, lambda key, _, __: watcher.base_role_changed(key[1])
-        )
-        kinds: dict[Kind, Resource] = {Kind.SERVICE_ACCOUNT: SERVICE_ACCOUNTS, Kind.ROLE: ROLES, Kind.ROLE_BINDING: ROLE_BINDINGS}
+        kinds: dict[Kind, Resource] = {
+            Kind.CLUSTER_ROLE: CLUSTER_ROLES,  # children, and all that grants may trim
+            Kind.SERVICE_ACCOUNT: SERVICE_ACCOUNTS,
+            Kind.ROLE: ROLES,
+            Kind.ROLE_BINDING: ROLE_BINDINGS,
+        }
         self.children: dict[Kind, Mirror[Child]] = {
             kind: Mirror(api, resource, partial(project, kind), self._child_changed) for kind, resource in kinds.items()
         }
@@ -72,7 +62,7 @@ class World:
     @property
     def mirrors(self) -> tuple[Mirror[Any], ...]:
         """Grants last: by the time they are known, everything they need is being read as well."""
-        return (self.namespaces, self.base_roles, *self.children.values(), self.grants)
+        return (self.namespaces, *self.children.values(), self.grants)
 
     async def synced(self) -> None:
         """Wait until every mirror has been read once."""
@@ -88,8 +78,12 @@ class World:
 
     def base(self, name: str) -> Rules | None:
         """The rules of a ClusterRole, or None where there is none of that name."""
-        role = self.base_roles.get(("", name))
-        return role.rules if role is not None else None
+        role = self.cluster_role(name)
+        return role.content.rules if role is not None and isinstance(role.content, RoleContent) else None
+
+    def cluster_role(self, name: str) -> Child | None:
+        """A ClusterRole, whoever it belongs to."""
+        return self.children[Kind.CLUSTER_ROLE].get(("", name))
 
     def account(self, namespace: str, name: str) -> Child | None:
         """A ServiceAccount, whoever it belongs to."""
@@ -101,10 +95,10 @@ class World:
 
     def related_namespaces(self, grant: str) -> Iterable[str]:
         """Namespaces in which some child relates to the grant."""
-        return self._related.get(grant, {}).keys()
+        return self._related.get(grant, {}).keys() - {""}
 
     def related(self, grant: str, namespace: str | None = None) -> Iterable[Child]:
-        """Children that relate to the grant, in one namespace or in all."""
+        """Children that relate to the grant: in one namespace, in none (its ClusterRoles: "") or all of them."""
         cells = self._related.get(grant, {})
         wanted = cells.items() if namespace is None else ((namespace, cells.get(namespace, ())),)
         found = (self.children[kind].get((where, name)) for where, cell in wanted for kind, name in cell)
@@ -127,6 +121,8 @@ class World:
         if new is not None:
             for grant in after - before:
                 self._relate(grant, key[0], (new.kind, new.name), related=True)
+        if (changed := new or old) is not None and changed.kind is Kind.CLUSTER_ROLE:
+            self._watcher.cluster_role_changed(changed.name)
         self._watcher.child_changed(old, new)
 
     def _relate(self, grant: str, namespace: str, entry: tuple[Kind, str], *, related: bool) -> None:
@@ -149,8 +145,3 @@ def _read_namespace(raw: Json, known: Namespace | None) -> Namespace:  # noqa: A
         labels=frozenset((meta.get("labels") or {}).items()),
         terminating="deletionTimestamp" in meta,
     )
-
-
-def _read_base_role(raw: Json, known: BaseRole | None) -> BaseRole:  # noqa: ARG001
-    meta = raw["metadata"]
-    return BaseRole(meta["name"], meta["uid"], int(meta["resourceVersion"]), rbac.parse(raw.get("rules")))

@@ -67,7 +67,7 @@ class Namespaces(Reported):
 class Failure(Reported):
     """A namespace in which the grant is not what it should be."""
 
-    namespace: Name = Field(description="Name of the namespace.")
+    namespace: Name = Field(description="Name of the namespace; empty for a ClusterRole, which is in none.")
     reason: Reason = Field(description="The cause in one CamelCase word; the troubleshooting guide has an entry for each.")
     message: Annotated[str, _shortened(MAX_MESSAGE), Field(max_length=MAX_MESSAGE)] = Field(
         description="The cause for a person: which object, and the cure."
@@ -85,6 +85,9 @@ class RoleStatus(Reported):
     """The role as it was computed from the live base role."""
 
     from_: Annotated[Name | None, Field(alias="from")] = Field(None, description="ClusterRole that was trimmed.")
+    base_hash: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="Fingerprint of the rules of that ClusterRole when the role was computed from it."
+    )
     preset: Annotated[str, Field(max_length=63)] | None = Field(
         None, description="The preset in use; Custom when keep alone says what is granted."
     )

@@ -1,4 +1,4 @@
-"""The next write in one namespace of one grant: its Role and its RoleBinding.
+"""The next write in one namespace of one grant: its Role and its RoleBindings.
 
 The order is the safety. At every moment between two writes a subject that leaves has at most what it had, a subject that
 joins has at most what it will have, and a subject that stays has at least what is in both (design: order of changes).
@@ -6,7 +6,7 @@ joins has at most what it will have, and a subject that stays has at least what 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
@@ -17,6 +17,7 @@ from vmaccess.policy.children import (
     Child,
     GrantId,
     Kind,
+    OwnerId,
     RoleContent,
     Subjects,
     Whose,
@@ -24,52 +25,90 @@ from vmaccess.policy.children import (
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.rules import Rules
 from vmaccess.policy.steps import Create, Delete, Patch, Refused, Settled, Step, Wait
+from vmaccess.policy.target import Target, role_target, targets
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a grant gives in each of its namespaces: these rights, to these subjects."""
+    """What a grant gives in each of its namespaces: these rights, by this role, to these subjects."""
 
+    target: Target
     rules: Rules
     subjects: Subjects
 
 
-def grant_step(grant: GrantId, namespace: str, access: Access, observed: Collection[Child]) -> Step:
-    """The next write towards `access` in `namespace`, given every Role and RoleBinding there that relates to the grant."""
-    name = grant.child_name
+ClusterRoles = Callable[[str], Child | None]
+"""The ClusterRole of a name, as it is observed."""
+
+
+def grant_step(
+    grant: GrantId,
+    namespace: str,
+    access: Access,
+    observed: Collection[Child],
+    cluster_role: ClusterRoles,
+    *,
+    stuck: bool = False,
+) -> Step:
+    """The next write towards `access` in `namespace`, given every Role and RoleBinding there that relates to the grant.
+
+    A ClusterRole is not written here; bindings wait until it is as it should be. `stuck` says that it will not become so by
+    itself: then what gives more than is wanted does not wait for it.
+    """
+    known, target = targets(grant), access.target
     bindings, roles = _of(Kind.ROLE_BINDING, observed), _of(Kind.ROLE, observed)
     for found in (*bindings, *roles):
         whose = found.whose(grant)
-        if whose is Whose.EARLIER or (whose is Whose.OURS and found.name != name):
+        if whose is Whose.EARLIER or (whose is Whose.OURS and not _as_named(found, known, grant, cluster_role, roles)):
             return remove_step(found, unchanged=whose is Whose.EARLIER)
-
-    binding = next((child for child in bindings if child.name == name), None)
-    role = next((child for child in roles if child.name == name), None)
-    for taken, partner in ((role, binding), (binding, role)):
-        if taken is not None and taken.whose(grant) is Whose.FOREIGN:
-            if partner is not None and partner.whose(grant) is Whose.OURS:
-                return remove_step(partner)
-            return Refused(Reason.NAME_CONFLICT, _conflict(taken))
-
-    for child in (binding, role):
-        if child is not None and child.deleting:
+    mine = [child for child in bindings if child.whose(grant) is Whose.OURS]
+    role = next((child for child in roles if child.whose(grant) is Whose.OURS), None)
+    ours = [*mine, role] if role is not None else mine
+    if (taken := _taken(access, bindings, roles, grant)) is not None:
+        return remove_step(ours[0]) if ours else Refused(Reason.NAME_CONFLICT, conflict(taken))
+    for child in ours:
+        if child.deleting:
             return remove_step(child)
-    target = BindingContent(Kind.ROLE, name, access.subjects)
-    if binding is not None and not _same_target(binding, target):
-        return remove_step(binding)  # roleRef is immutable
-    role_ready = role is not None and role.content == RoleContent(access.rules)
 
-    if binding is not None and (left := _after_leaving(binding, target, role_ready)) is not None:
-        return Patch(binding, left, grant, instead=Delete(binding))
-    if role is None:
-        return Create(Kind.ROLE, namespace, name, RoleContent(access.rules))
-    if not role_ready or not role.marks_intact(grant):
-        return _patch_role(role, access.rules, grant, binding)
+    backing = role if target.kind is Kind.ROLE else cluster_role(target.role)
+    ready = is_ready(access, backing)
+    for child in mine:
+        if (left := _after_leaving(child, access, ready and target.is_of(child))) is not None:
+            return Patch(child, left, grant, instead=Delete(child))
+    binding = next((child for child in mine if target.is_of(child)), None)
+    old = [child for child in mine if child is not binding]
+    wider = next((child for child in old if not _within(child, access.rules, role, cluster_role)), None)
+    if wider is not None and role is not None and role_target(grant).is_of(wider):
+        return _narrow_role(role, access.rules, grant, wider)
+    instead = Delete(wider) if wider is not None else None
+
+    if target.kind is Kind.ROLE:
+        if role is None:
+            return Create(Kind.ROLE, namespace, target.role, RoleContent(access.rules), instead)
+        if not ready or not role.marks_intact(grant):
+            return patch_role(role, access.rules, grant, Delete(binding) if binding is not None else None)
+    elif not ready:
+        return remove_step(wider) if stuck and wider is not None else Wait(f"ClusterRole {target.role} comes first")
+    content = target.content(access.subjects)
     if binding is None:
-        return Create(Kind.ROLE_BINDING, namespace, name, target)
-    if binding.content != target or not binding.marks_intact(grant):
-        return Patch(binding, target, grant)
+        return Create(Kind.ROLE_BINDING, namespace, target.binding, content, instead)
+    if binding.content != content or not binding.marks_intact(grant):
+        return Patch(binding, content, grant)
+    if old:
+        return remove_step(old[0])
+    if role is not None and target.kind is not Kind.ROLE:
+        return remove_step(role)
     return Settled()
+
+
+def is_ready(access: Access, role: Child | None) -> bool:
+    """Whether a Role or ClusterRole says what is to be bound."""
+    return (
+        role is not None
+        and role.whose(access.target.owner) is Whose.OURS
+        and not role.deleting
+        and role.content == RoleContent(access.rules)
+    )
 
 
 def hold_step(grant: GrantId, ceiling: Rules | None, observed: Collection[Child]) -> Step:
@@ -79,13 +118,13 @@ def hold_step(grant: GrantId, ceiling: Rules | None, observed: Collection[Child]
     for child in (*_of(Kind.ROLE_BINDING, observed), *_of(Kind.ROLE, observed)):
         if child.whose(grant) is Whose.EARLIER:
             return remove_step(child, unchanged=True)
-    binding = next((child for child in _of(Kind.ROLE_BINDING, observed) if child.whose(grant) is Whose.OURS), None)
+    own = role_target(grant)
+    binding = next(
+        (child for child in _of(Kind.ROLE_BINDING, observed) if own.is_of(child) and child.whose(grant) is Whose.OURS), None
+    )
     for role in _of(Kind.ROLE, observed):
-        if ceiling is None or role.whose(grant) is not Whose.OURS or not isinstance(role.content, RoleContent):
-            continue
-        if not rbac.covers(ceiling, role.content.rules):
-            narrowed = RoleContent(rbac.intersect(role.content.rules, ceiling))
-            return Patch(role, narrowed, grant, instead=Delete(binding) if binding is not None else None)
+        if ceiling is not None and role.whose(grant) is Whose.OURS and not rbac.covers(ceiling, rules_of(role)):
+            return _narrow_role(role, ceiling, grant, binding)
     for child in observed:
         if child.whose(grant) is Whose.OURS and not child.deleting and not child.marks_intact(grant):
             return Patch(child, None, grant)  # so that what stays can be revoked
@@ -129,64 +168,115 @@ def left_behind(what: str, mark: GrantId) -> str:
     return (
         f"{what} is not this grant's: it carries the label of an earlier grant of the name, as --cascade=orphan leaves it, "
         f"and may still give what that one gave; once its origin is known, delete all that was left by "
-        f"`kubectl delete rolebindings,roles,serviceaccounts -A -l {UID_LABEL}={mark.uid}`"
+        f"`kubectl delete clusterroles,rolebindings,roles,serviceaccounts -A -l {UID_LABEL}={mark.uid}`"
     )
 
 
-_LAST = {Kind.ROLE_BINDING: 0, Kind.ROLE: 1, Kind.SERVICE_ACCOUNT: 2}
-
-
-def _of(kind: Kind, observed: Collection[Child]) -> list[Child]:
-    return [child for child in observed if child.kind is kind]
+# A grant's own ClusterRole first of all: its end revokes in every namespace at once.
+_LAST = {Kind.CLUSTER_ROLE: 0, Kind.ROLE_BINDING: 1, Kind.ROLE: 2, Kind.SERVICE_ACCOUNT: 3}
 
 
 def remove_step(child: Child, *, unchanged: bool = False) -> Step:
     """Delete, but first let go whatever would hold the object: RBAC grants on while an object waits to be deleted."""
     if child.finalizers:
         metadata_only = Patch(child, None, None)  # needs no right to the rules, so it is never refused as an escalation
-        if isinstance(child.content, BindingContent) and child.content.subjects:
-            emptied = BindingContent(child.content.role_kind, child.content.role_name, ())
-            return Patch(child, emptied, None, instead=metadata_only)
-        return metadata_only
+        emptied = _emptied(child)
+        return Patch(child, emptied, None, instead=metadata_only) if emptied is not None else metadata_only
     if child.deleting:
         return Wait(f"{child.kind} {child.name} is being deleted")
     return Delete(child, unchanged)
 
 
-def _same_target(binding: Child, target: BindingContent) -> bool:
-    content = binding.content
-    return isinstance(content, BindingContent) and (content.role_kind, content.role_name) == (target.role_kind, target.role_name)
-
-
-def _after_leaving(binding: Child, target: BindingContent, role_ready: bool) -> BindingContent | None:  # noqa: FBT001
-    """The binding without the subjects that leave, or None where none does.
-
-    While the role still has to change, those who join wait until it has: they must not hold the old rights.
-    """
-    content = binding.content
-    if not isinstance(content, BindingContent) or not set(content.subjects) - set(target.subjects):
-        return None
-    if role_ready:
-        return target
-    stayers = tuple(subject for subject in target.subjects if subject in content.subjects)
-    return BindingContent(target.role_kind, target.role_name, stayers)
-
-
-def _patch_role(role: Child, wanted: Rules, grant: GrantId, binding: Child | None) -> Patch:
-    assert isinstance(role.content, RoleContent)  # noqa: S101 - by construction of Child
-    held = role.content.rules
+def patch_role(role: Child, wanted: Rules, owner: OwnerId, last_resort: Delete | None) -> Patch:
+    """Give a Role or ClusterRole the rules that are wanted; `last_resort` is what revokes where even less is refused."""
+    held = rules_of(role)
     if rbac.covers(wanted, held):
-        return Patch(role, RoleContent(wanted), grant)
-    last_resort = Delete(binding) if binding is not None else None
+        return Patch(role, RoleContent(wanted), owner)
     both = rbac.intersect(held, wanted)
-    narrowed = Patch(role, RoleContent(both), grant, instead=last_resort)
-    return Patch(role, RoleContent(wanted), grant, instead=narrowed if both not in (held, wanted) else last_resort)
+    narrowed = Patch(role, RoleContent(both), owner, instead=last_resort)
+    return Patch(role, RoleContent(wanted), owner, instead=narrowed if both not in (held, wanted) else last_resort)
 
 
-def _conflict(taken: Child) -> str:
+def rules_of(role: Child) -> Rules:
+    """The rules of a Role or ClusterRole."""
+    assert isinstance(role.content, RoleContent)  # noqa: S101 - by construction of Child
+    return role.content.rules
+
+
+def conflict(taken: Child) -> str:
+    """What to say of an object that has a name of ours and is not ours."""
     if (mark := taken.marked_label) is not None and taken.name == NAME_PREFIX + mark.name:
         return left_behind(f"{taken.kind} {taken.name!r}", mark)
     return (
         f"{taken.kind} {taken.name!r} exists (created {taken.created}) and is not this grant's: it is left as it is and "
         f"nothing is granted here; delete or rename it once its origin is known"
     )
+
+
+def _of(kind: Kind, observed: Collection[Child]) -> list[Child]:
+    return [child for child in observed if child.kind is kind]
+
+
+def _as_named(
+    child: Child, known: Mapping[str, Target], grant: GrantId, cluster_role: ClusterRoles, roles: Collection[Child]
+) -> bool:
+    """Whether a child of ours has a name that we give, and for a binding: points to where its name says, and that is ours."""
+    if child.kind is Kind.ROLE:
+        return child.name == grant.child_name
+    target = known.get(child.name)
+    if target is None or not target.is_of(child):
+        return False
+    named = (
+        next((role for role in roles if role.name == target.role), None)
+        if target.kind is Kind.ROLE
+        else cluster_role(target.role)
+    )
+    return named is None or named.whose(target.owner) is Whose.OURS
+
+
+def _taken(access: Access, bindings: Collection[Child], roles: Collection[Child], grant: GrantId) -> Child | None:
+    """A foreign object in the place of one that is to be ours."""
+    places = [child for child in bindings if child.name == access.target.binding]
+    if access.target.kind is Kind.ROLE:
+        places += [child for child in roles if child.name == access.target.role]
+    return next((child for child in places if child.whose(grant) is Whose.FOREIGN), None)
+
+
+def _within(binding: Child, rules: Rules, role: Child | None, cluster_role: ClusterRoles) -> bool:
+    """Whether what a binding of ours points to gives nothing beyond `rules`."""
+    ref = binding.content
+    assert isinstance(ref, BindingContent)  # noqa: S101 - by construction of Child
+    backing = role if ref.role_kind == Kind.ROLE else cluster_role(ref.role_name)
+    return backing is None or rbac.covers(rules, rules_of(backing))
+
+
+def _narrow_role(role: Child, most: Rules, grant: GrantId, binding: Child | None) -> Step:
+    """Take from a Role what is beyond `most`; where nothing is left of it, end the binding."""
+    both = rbac.intersect(rules_of(role), most)
+    if not both and binding is not None:
+        return remove_step(binding)
+    return Patch(role, RoleContent(both), grant, instead=Delete(binding) if binding is not None else None)
+
+
+def _after_leaving(binding: Child, access: Access, ready: bool) -> BindingContent | None:  # noqa: FBT001
+    """The binding without the subjects that leave, or None where none does.
+
+    Those who join wait until the role is ready, and never join a binding that is to go: they must not hold the old rights.
+    """
+    content = binding.content
+    if not isinstance(content, BindingContent) or not set(content.subjects) - set(access.subjects):
+        return None
+    if ready:
+        return access.target.content(access.subjects)
+    stayers = tuple(subject for subject in access.subjects if subject in content.subjects)
+    return BindingContent(content.role_kind, content.role_name, stayers)
+
+
+def _emptied(child: Child) -> BindingContent | RoleContent | None:
+    """What to leave of an object that is to go and is held by a finalizer, where that revokes something."""
+    match child.content:
+        case BindingContent(role_kind, role_name, subjects) if subjects:
+            return BindingContent(role_kind, role_name, ())
+        case RoleContent(rules=rules, more=more) if child.kind is Kind.CLUSTER_ROLE and (rules or more):
+            return RoleContent(())
+    return None

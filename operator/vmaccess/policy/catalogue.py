@@ -16,7 +16,7 @@ from vmaccess.policy.rules import ANY, Rule, Rules, normalise
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vmaccess.model.spec import AddOn, Preset
+    from vmaccess.model.spec import AddOn, Preset, Role
 
 VM, VMI = "virtualmachines", "virtualmachineinstances"
 WRITE: Final = tuple(verb for verb in VERBS if verb not in READ and verb != "deletecollection")
@@ -171,6 +171,14 @@ ADD_ONS: Final[Mapping[AddOn, Named]] = {
     ),
     "VSOCK": Named("Reach any vsock port of the guest.", adds=(_subresources("get", f"{VMI}/vsock"),)),
 }
+
+
+def preset_of(role: Role | None) -> Preset | None:
+    """The preset in use: View where neither a preset nor keep says anything else, None where keep alone says it."""
+    if role is None:
+        return "View"
+    return role.preset or (None if role.keep else "View")
+
 
 ADDED: Final[Rules] = normalise(rule for add_on in ADD_ONS.values() for rule in add_on.adds)
 """All that add-ons give and a base role need not have."""

@@ -21,8 +21,9 @@ T = TypeVar("T")
 GROUP, VERSION, KIND, PLURAL = "vmaccess.dev", "v1alpha1", "VMAccessGrant", "vmaccessgrants"
 API_VERSION = f"{GROUP}/{VERSION}"
 MANAGED_BY_LABEL, MANAGED_BY = "app.kubernetes.io/managed-by", "vmaccess"
-GRANT_LABEL, UID_LABEL = f"{GROUP}/grant", f"{GROUP}/grant-uid"
+GRANT_LABEL, UID_LABEL, PRESET_LABEL = f"{GROUP}/grant", f"{GROUP}/grant-uid", f"{GROUP}/preset"
 NAME_PREFIX = "vmaccess:"
+AGGREGATE_PREFIX = "rbac.authorization.k8s.io/aggregate-to-"
 
 
 class Kind(StrEnum):
@@ -31,6 +32,7 @@ class Kind(StrEnum):
     SERVICE_ACCOUNT = "ServiceAccount"
     ROLE = "Role"
     ROLE_BINDING = "RoleBinding"
+    CLUSTER_ROLE = "ClusterRole"
 
 
 class Whose(StrEnum):
@@ -50,23 +52,48 @@ class GrantId:
 
     @property
     def child_name(self) -> str:
-        """Name of the Role and of the RoleBinding in every granted namespace."""
+        """Name of its Roles, of the RoleBindings to them, and of its ClusterRole."""
         return NAME_PREFIX + self.name
 
     def labels(self) -> dict[str, str]:
         """The fixed label set. The grant's own labels are never copied: Argo CD would prune the copies."""
         return {MANAGED_BY_LABEL: MANAGED_BY, GRANT_LABEL: self.name, UID_LABEL: self.uid}
 
-    def owner_reference(self) -> Json:
+    def owner_references(self) -> list[Json]:
         """What lets the garbage collector revoke with the operator gone."""
-        return {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
+        return [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": self.name,
+                "uid": self.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class PresetId:
+    """What the ClusterRole of a bare preset is marked with. It is shared by grants, so no grant owns it."""
+
+    preset: str
+
+    @property
+    def child_name(self) -> str:
+        """Its name. Presets begin with a capital and names of grants cannot, so the two never meet."""
+        return NAME_PREFIX + self.preset
+
+    def labels(self) -> dict[str, str]:
+        """The fixed label set."""
+        return {MANAGED_BY_LABEL: MANAGED_BY, PRESET_LABEL: self.preset}
+
+    def owner_references(self) -> list[Json]:
+        """None: it outlives any one grant, and gives nothing to anybody by itself."""
+        return []
+
+
+OwnerId = GrantId | PresetId
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +149,14 @@ class AccountContent:
 
 @dataclass(frozen=True, slots=True)
 class RoleContent:
-    """The rules of a Role."""
+    """The rules of a Role or ClusterRole.
+
+    `more` tells that there is something beside rules about resources: nonResourceURLs, or an aggregationRule by which
+    Kubernetes would replace the rules. Ours have neither.
+    """
 
     rules: Rules
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +173,12 @@ Content = AccountContent | RoleContent | BindingContent
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """An observed ServiceAccount, Role or RoleBinding, projected to what a decision needs.
+    """An observed ServiceAccount, Role, RoleBinding or ClusterRole, projected to what a decision needs.
 
     `version` and `created` do not take part in comparison: a write that changes nothing we look at is no change.
     `remembered` is the owner it had when its marks were last intact, carried over for as long as its own uid lives, so
-    that stripping every mark from a child does not set it free.
+    that stripping every mark from a child does not set it free. `aggregates` are the labels by which a ClusterRole widens
+    Kubernetes' own roles.
     """
 
     kind: Kind
@@ -161,7 +194,9 @@ class Child:
     label_uid: str
     owners: tuple[Owner, ...]
     content: Content
-    remembered: GrantId | None = None
+    label_preset: str = ""
+    aggregates: tuple[str, ...] = ()
+    remembered: OwnerId | None = None
 
     @property
     def marked_label(self) -> GrantId | None:
@@ -176,12 +211,24 @@ class Child:
         return next((GrantId(owner.name, owner.uid) for owner in self.owners if owner.is_grant), None)
 
     @property
+    def marked_preset(self) -> PresetId | None:
+        """The preset whose shared ClusterRole the labels say this is."""
+        if self.kind is Kind.CLUSTER_ROLE and self.label_managed_by == MANAGED_BY and self.label_preset:
+            return PresetId(self.label_preset)
+        return None
+
+    @property
+    def remembered_grant(self) -> GrantId | None:
+        """The grant that is remembered as its owner."""
+        return self.remembered if isinstance(self.remembered, GrantId) else None
+
+    @property
     def owner(self) -> GrantId | None:
         """The grant with which this child ends: its ownerReference's, or the one it had when somebody stripped every mark.
 
         Orphaning takes the ownerReference alone: a child that has its label still was left behind on purpose.
         """
-        return self.marked_owner or (self.remembered if self.marked_label is None else None)
+        return self.marked_owner or (self.remembered_grant if self.marked_label is None else None)
 
     def end(self, revoked: Collection[str]) -> set[str]:
         """Uids of the grants with which this child ends.
@@ -191,43 +238,48 @@ class Child:
         """
         ends = {self.owner.uid} if self.owner is not None else set()
         label = self.marked_label if self.kind is not Kind.SERVICE_ACCOUNT else None
-        return ends | {mark.uid for mark in (label, self.remembered) if mark is not None and mark.uid in revoked}
+        return ends | {mark.uid for mark in (label, self.remembered_grant) if mark is not None and mark.uid in revoked}
 
     def relates_to(self) -> set[str]:
         """Names of the grants that this object may have to do with: by name, by label, by ownerReference."""
-        marks = (self.marked_label, self.marked_owner, self.remembered)
+        marks = (self.marked_label, self.marked_owner, self.remembered_grant)
         names = {mark.name for mark in marks if mark is not None}
         if self.kind is not Kind.SERVICE_ACCOUNT and self.name.startswith(NAME_PREFIX):
             names.add(self.name.removeprefix(NAME_PREFIX).split(":", 1)[0])
         return {name for name in names if _is_grant_name(name)}
 
-    def whose(self, grant: GrantId) -> Whose:
-        """Whether the object is this grant's.
+    def whose(self, owner: OwnerId) -> Whose:
+        """Whether the object is this grant's, or the shared ClusterRole of this preset.
 
-        A Role or RoleBinding is ours by its label or by its ownerReference. A ServiceAccount needs both, because whoever
-        planted it may hold its token; one that we ourselves saw with both is known by its own uid.
+        A Role, RoleBinding or ClusterRole is ours by its label or by its ownerReference. A ServiceAccount needs both, because
+        whoever planted it may hold its token; one that we ourselves saw with both is known by its own uid.
         """
-        marks = [mark for mark in (self.marked_label, self.marked_owner) if mark is not None]
-        if self.remembered is not None and self.remembered.uid == grant.uid:
+        if self.remembered == owner:
             return Whose.OURS
+        if isinstance(owner, PresetId):
+            return Whose.OURS if self.marked_preset == owner and self.marked_owner is None else Whose.FOREIGN
+        marks = [mark for mark in (self.marked_label, self.marked_owner) if mark is not None]
         if self.kind is Kind.SERVICE_ACCOUNT:
             if len(marks) < 2 or marks[0].uid != marks[1].uid:
                 return Whose.FOREIGN
             marks = marks[:1]
-        if any(mark.uid == grant.uid for mark in marks):
+        if any(mark.uid == owner.uid for mark in marks):
             return Whose.OURS
         # The label of another uid alone is what --cascade=orphan leaves behind, or anybody's forgery: not ours to remove.
-        if self.marked_owner is not None and self.marked_owner.name == grant.name:
+        if self.marked_owner is not None and self.marked_owner.name == owner.name:
             return Whose.EARLIER
         return Whose.FOREIGN
 
-    def marks_intact(self, grant: GrantId) -> bool:
+    def marks_intact(self, owner: OwnerId) -> bool:
         """Whether labels, ownerReferences and finalizers are as we write them; anything else is drift."""
+        if self.finalizers or self.aggregates:
+            return False
+        if isinstance(owner, PresetId):
+            return self.marked_preset == owner and not self.owners
         return (
-            self.marked_label == grant
+            self.marked_label == owner
             and len(self.owners) == 1
-            and self.owners[0] == Owner(GROUP, KIND, grant.name, grant.uid, controller=True, blocks=True)
-            and not self.finalizers
+            and self.owners[0] == Owner(GROUP, KIND, owner.name, owner.uid, controller=True, blocks=True)
         )
 
 
@@ -247,7 +299,7 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
     """Read one object of the API, or None where it can have nothing to do with any grant.
 
     `known` is what the mirror held under the same key; its ownership is remembered while the uid stays the same.
-    ServiceAccounts are all read, because any name may be listed by a grant.
+    ServiceAccounts are all read, because any name may be listed by a grant, and ClusterRoles, because any may be trimmed.
     """
     meta = raw["metadata"]
     labels = meta.get("labels") or {}
@@ -265,20 +317,29 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
         label_uid=_shared(labels.get(UID_LABEL, "")),
         owners=_shared(tuple(_owner(owner) for owner in meta.get("ownerReferences") or ())),
         content=_shared(_CONTENT[kind](raw)),
+        label_preset=labels.get(PRESET_LABEL, ""),
+        aggregates=_aggregates(labels) if kind is Kind.CLUSTER_ROLE else (),
         remembered=_remembered(known, meta["uid"]),
     )
-    if kind is Kind.SERVICE_ACCOUNT or child.relates_to():
+    if kind in (Kind.SERVICE_ACCOUNT, Kind.CLUSTER_ROLE) or child.relates_to():
         return child
     return None
 
 
-def _remembered(known: Child | None, uid: str) -> GrantId | None:
+def _aggregates(labels: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(label for label, value in labels.items() if label.startswith(AGGREGATE_PREFIX) and value == "true"))
+
+
+def _remembered(known: Child | None, uid: str) -> OwnerId | None:
     if known is None or known.uid != uid:
         return None
     if known.remembered is not None:
         return known.remembered
-    label, owner = known.marked_label, known.marked_owner
-    return _shared(label) if label is not None and label == owner else None
+    label, owner, preset = known.marked_label, known.marked_owner, known.marked_preset
+    mark: OwnerId | None = label if label == owner else None
+    if preset is not None and not known.owners and known.name == preset.child_name:
+        mark = preset
+    return _shared(mark) if mark is not None else None
 
 
 def _owner(raw: Mapping[str, Any]) -> Owner:
@@ -298,7 +359,9 @@ def _account(raw: Mapping[str, Any]) -> Content:
 
 
 def _role(raw: Mapping[str, Any]) -> Content:
-    return RoleContent(rbac.parse(raw.get("rules")))
+    rules = raw.get("rules") or ()
+    more = any("nonResourceURLs" in rule for rule in rules) or bool(raw.get("aggregationRule"))
+    return RoleContent(rbac.parse(rules), more)
 
 
 def _binding(raw: Mapping[str, Any]) -> Content:
@@ -319,19 +382,20 @@ _CONTENT: dict[Kind, Callable[[Mapping[str, Any]], Content]] = {
     Kind.SERVICE_ACCOUNT: _account,
     Kind.ROLE: _role,
     Kind.ROLE_BINDING: _binding,
+    Kind.CLUSTER_ROLE: _role,
 }
 
 
-def body(kind: Kind, grant: GrantId, namespace: str, name: str, content: Content) -> Json:
-    """The whole object as it is created."""
+def body(kind: Kind, owner: OwnerId, namespace: str, name: str, content: Content) -> Json:
+    """The whole object as it is created; `namespace` is empty for a ClusterRole."""
     return {
         "apiVersion": "v1" if kind is Kind.SERVICE_ACCOUNT else f"{RBAC_GROUP}/v1",
         "kind": str(kind),
         "metadata": {
             "name": name,
-            "namespace": namespace,
-            "labels": grant.labels(),
-            "ownerReferences": [grant.owner_reference()],
+            **({"namespace": namespace} if namespace else {}),
+            "labels": owner.labels(),
+            "ownerReferences": owner.owner_references(),
         },
         **fields(content),
     }
@@ -342,7 +406,7 @@ def fields(content: Content) -> Json:
     match content:
         case AccountContent(automount):
             return {"automountServiceAccountToken": automount}
-        case RoleContent(rules):
+        case RoleContent(rules=rules):
             return {"rules": rbac.render(rules)}
         case BindingContent(role_kind, role_name, subjects):
             return {

@@ -1,17 +1,18 @@
-"""What is to be done in one namespace, or for one ServiceAccount, of one grant: intent and place brought together."""
+"""What is to be done in one namespace, for one ServiceAccount or for the ClusterRole of one grant: intent and place together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from vmaccess.model.problems import Problems
-from vmaccess.policy.access import Access, grant_step, hold_step, withdraw_step
+from vmaccess.policy.access import Access, ClusterRoles, grant_step, hold_step, withdraw_step
 from vmaccess.policy.accounts import account_step, remove_account_step
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Subjects, Whose, service_account_subject
+from vmaccess.policy.cluster_role import hold_own_role_step, own_role_step, revoke_own_role_step
 from vmaccess.policy.grant import Give, Grant, Hold, Intent, Leave, Take
 from vmaccess.policy.namespaces import Globs, Namespace, Place
-from vmaccess.policy.reasons import Reason
+from vmaccess.policy.reasons import STALLING, Reason
 from vmaccess.policy.report import Outcome, State
 from vmaccess.policy.steps import Delete, Patch, Refused, Settled, Step, Wait, Write
 
@@ -27,6 +28,24 @@ class Decision:
 GRANTED, PENDING, BLOCKED, REVOKING = (Outcome(state) for state in (State.GRANTED, State.PENDING, State.BLOCKED, State.REVOKING))
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterSide:
+    """The ClusterRoles as a namespace sees them: each by its name, and what has come of the one that the grant binds to."""
+
+    roles: ClusterRoles
+    outcome: Outcome | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has failed, which is told once and not for every namespace."""
+        return self.outcome is not None and self.outcome.reason is not None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it will not come by itself."""
+        return self.outcome is not None and self.failed and (self.outcome.final or self.outcome.reason in STALLING)
+
+
 def decide_namespace(
     grant: Grant,
     intent: Intent,
@@ -34,6 +53,7 @@ def decide_namespace(
     where: tuple[str, Place],
     protected: Globs,
     observed: Collection[Child],
+    cluster: ClusterSide,
 ) -> Decision:
     """The decision for the namespace and place in `where`, given all Roles and RoleBindings there that relate to the grant.
 
@@ -58,18 +78,46 @@ def decide_namespace(
                 Refused(Reason.NAMESPACE_NOT_FOUND, f"namespace {name!r} does not exist: it is granted at once when it appears")
             )
         case Place.TERMINATING:
-            return Decision(_reduction(grant, intent, name, protected, observed), None)
+            return Decision(_reduction(grant, intent, name, protected, observed, cluster), None)
     if isinstance(intent, Hold):
         bound = any(child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS for child in observed)
         outcome = GRANTED if bound else BLOCKED if place is Place.SELECTED else None
         return Decision(hold_step(grant.id, intent.ceiling, observed), outcome)
     if access is None:
-        reduction = _reduction(grant, intent, name, protected, observed)
+        reduction = _reduction(grant, intent, name, protected, observed, cluster)
         return Decision(reduction if isinstance(reduction, Write) else Wait("the ServiceAccounts come first"), PENDING)
     if not access.subjects:
         decision = _withdrawal(grant.id, observed)
         return decision if decision.outcome is not None else Decision(decision.step, BLOCKED)
-    return _towards(grant_step(grant.id, name, access, observed))
+    step = grant_step(grant.id, name, access, observed, cluster.roles, stuck=cluster.stuck)
+    return Decision(step, BLOCKED) if isinstance(step, Wait) and cluster.failed else _towards(step)
+
+
+def decide_cluster_role(
+    grant: Grant,
+    intent: Intent,
+    protected: Globs,
+    observed: Collection[Child],
+    bindings: Iterable[Child],
+    stays: Callable[[str], bool],
+) -> Decision:
+    """The decision for the grant's own ClusterRole, given all ClusterRoles and RoleBindings that relate to the grant.
+
+    `stays` tells of a namespace whether those bound there keep their access.
+    """
+    match intent:
+        case Leave():
+            return Decision(Settled(), None)
+        case Take():
+            step = revoke_own_role_step(grant.id, observed)
+        case Hold(ceiling=ceiling):
+            return Decision(hold_own_role_step(grant.id, ceiling, observed), None)
+        case Give(trimmed=trimmed, target=target):
+            most = Access(target, trimmed.rules, _may_be_bound(grant, intent, protected))
+            step = own_role_step(grant.id, most, observed, bindings, stays)
+            if target.owner == grant.id and target.kind is Kind.CLUSTER_ROLE:
+                return _towards(step)
+    return Decision(step, None if isinstance(step, Settled) else REVOKING)
 
 
 def decide_account(
@@ -114,7 +162,9 @@ def bound_accounts(grant: Grant, protected: Globs, observed: Callable[[str, str]
     )
 
 
-def _reduction(grant: Grant, intent: Give | Hold, name: str, protected: Globs, observed: Collection[Child]) -> Step:
+def _reduction(
+    grant: Grant, intent: Give | Hold, name: str, protected: Globs, observed: Collection[Child], cluster: ClusterSide
+) -> Step:
     """The next write where nobody can be given anything (yet): who leaves loses access, who stays has what is wanted now.
 
     For a namespace on its way out, which may take long, and for as long as a ServiceAccount is still to be made.
@@ -127,11 +177,16 @@ def _reduction(grant: Grant, intent: Give | Hold, name: str, protected: Globs, o
         if isinstance(child.content, BindingContent) and child.whose(grant.id) is Whose.OURS
         for subject in child.content.subjects
     }
-    accounts = (service_account_subject(*account) for account in grant.accounts if account[0] not in protected)
-    wanted = (*accounts, *intent.subjects)
-    staying = Access(intent.trimmed.rules, tuple(subject for subject in wanted if subject in bound))
-    step = grant_step(grant.id, name, staying, observed)
+    wanted = _may_be_bound(grant, intent, protected)
+    staying = Access(intent.target, intent.trimmed.rules, tuple(subject for subject in wanted if subject in bound))
+    step = grant_step(grant.id, name, staying, observed, cluster.roles, stuck=cluster.stuck)
     return step if isinstance(step, Patch | Delete) else Settled()
+
+
+def _may_be_bound(grant: Grant, intent: Give, protected: Globs) -> Subjects:
+    """All that the spec names, whether its ServiceAccounts are there already or not."""
+    accounts = (service_account_subject(*account) for account in grant.accounts if account[0] not in protected)
+    return (*accounts, *intent.subjects)
 
 
 def _towards(step: Step) -> Decision:

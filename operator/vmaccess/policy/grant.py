@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from vmaccess.model.grant import Withdrawals, read_spec, withdrawals
@@ -15,11 +16,11 @@ from vmaccess.model.spec import RBAC_GROUP, ServiceAccount, Spec
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.children import GrantId, Subject, Subjects
 from vmaccess.policy.entries import InvalidRole
+from vmaccess.policy.kubevirt import DEFAULT_BASE
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.role import Trimmed, ceiling, trim
 from vmaccess.policy.rules import Rules
-
-DEFAULT_BASE = "kubevirt.io:admin"
+from vmaccess.policy.target import Target, target_of
 
 
 class Deletion(Enum):
@@ -92,9 +93,13 @@ def _deletion(meta: Mapping[str, Any], known: Grant | None) -> Deletion:
 
 @dataclass(frozen=True, slots=True)
 class Give:
-    """The grant gives these rights where it selects; `subjects` are the existing ones, its own ServiceAccounts come on top."""
+    """The grant gives these rights where it selects, by bindings to `target`.
+
+    `subjects` are the existing ones, its own ServiceAccounts come on top.
+    """
 
     trimmed: Trimmed
+    target: Target
     subjects: Subjects
 
 
@@ -157,7 +162,7 @@ def intent(grant: Grant, base: Rules | None) -> Intent:
             f"the ClusterRole {grant.base!r} has none of the rights that spec.role keeps any more: "
             f"the access is taken away until it has",
         )
-    return Give(trimmed, _subjects(grant.spec))
+    return Give(trimmed, target_of(grant.id, grant.spec.role), _subjects(grant.spec))
 
 
 def _subjects(spec: Spec) -> Subjects:
@@ -167,6 +172,7 @@ def _subjects(spec: Spec) -> Subjects:
     )
 
 
+@lru_cache(maxsize=1024)
 def rules_hash(rules: Rules) -> str:
     """A short fingerprint of rules, the same for the same rights."""
     return hashlib.sha256(json.dumps(rbac.render(rules), sort_keys=True).encode()).hexdigest()[:12]

@@ -80,6 +80,7 @@ _SUBRESOURCE_VERBS: Final[Mapping[str, tuple[str, ...]]] = {
     "virtualmachines/addvolume": ("update",),
     "virtualmachines/removevolume": ("update",),
     "virtualmachines/addinterface": ("update",),  # v1.0 only
+    "virtualmachines/removeinterface": ("update",),  # v1.0 only, in no default role
     "virtualmachines/memorydump": ("update",),
     "virtualmachines/removememorydump": ("update",),
     "virtualmachineinstances/objectgraph": ("get",),

@@ -19,8 +19,11 @@ from vmaccess.model.status import (
     ServiceAccountStatus,
     Status,
 )
+from vmaccess.policy.catalogue import preset_of
 from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, rules_hash
 from vmaccess.policy.reasons import STALLING, ConditionType, Reason, Warned
+from vmaccess.policy.rules import Rules
+from vmaccess.policy.words import difference
 
 ScopedName = tuple[str, str]
 
@@ -42,11 +45,15 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A state, and for what has failed the reason and a message for a person."""
+    """A state, and for what has failed the reason and a message for a person.
+
+    `final` says that the API server refused it for good, so that waiting does not help.
+    """
 
     state: State
     reason: Reason | None = None
     message: str = ""
+    final: bool = False
 
     @property
     def moving(self) -> bool:
@@ -54,11 +61,11 @@ class Outcome:
         return self.state in (State.PENDING, State.REVOKING)
 
 
-def failed(wanted: Outcome | None, reason: Reason, message: str) -> Outcome:
+def failed(wanted: Outcome | None, reason: Reason, message: str, *, final: bool = False) -> Outcome:
     """What has come of a try that failed; a revocation that failed is a failure of its own kind, whatever stood in its way."""
     if wanted is not None and wanted.state is State.REVOKING:
-        return Outcome(State.REVOKING, Reason.REVOCATION_FAILED, message)
-    return Outcome(State.FAILED, reason, message)
+        return Outcome(State.REVOKING, Reason.REVOCATION_FAILED, message, final)
+    return Outcome(State.FAILED, reason, message, final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,9 @@ class Facts:
     """What a status is computed from, beside the grant itself.
 
     `namespaces` and `accounts` hold an outcome for all that is selected or listed, and for what should be gone and is not.
+    `cluster_roles` tells what has come of the ClusterRole behind the bindings, its own or a shared one.
     `bound` is the number of namespaces in which a RoleBinding of the grant exists, `owned` the ServiceAccounts that are its own.
+    `base` are the rules of the base role, `before` those that the status was last written for, where they are known.
     """
 
     intent: Intent
@@ -74,11 +83,14 @@ class Facts:
     accounts: Mapping[ScopedName, Outcome]
     bound: int
     owned: tuple[ScopedName, ...]
+    cluster_roles: tuple[Outcome, ...] = ()
+    base: Rules | None = None
+    before: Rules | None = None
 
     @property
     def moving(self) -> bool:
         """Whether something is being worked on."""
-        return any(outcome.moving for outcome in (*self.namespaces.values(), *self.accounts.values()))
+        return any(outcome.moving for outcome in (*self.namespaces.values(), *self.accounts.values(), *self.cluster_roles))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +134,15 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
             ServiceAccountStatus(namespace=namespace, name=name) for namespace, name in sorted(facts.owned)[:MAX_SERVICE_ACCOUNTS]
         )
         or None,
-        role=_role(grant, facts.intent),
+        role=_role(grant, facts),
     )
     return status.dump()
 
 
 def _failures(facts: Facts) -> Iterable[Failure]:
+    for outcome in facts.cluster_roles:
+        if outcome.reason is not None:
+            yield Failure(namespace="", reason=outcome.reason, message=outcome.message)
     for namespace, outcome in facts.namespaces.items():
         if outcome.reason is not None:
             yield Failure(namespace=namespace, reason=outcome.reason, message=outcome.message)
@@ -150,10 +165,11 @@ def _reconciling(facts: Facts, failures: list[Failure], counts: Counter[State]) 
     if failures:
         order = (Reason.REVOCATION_FAILED, *(Reason(failure.reason) for failure in failures))
         return next(word for reason in order if (word := _first(failures, reason)))
-    if facts.moving:
+    waiting = counts[State.PENDING] + counts[State.BLOCKED]
+    if facts.moving or waiting:
         return _Word(
             Reason.PROGRESSING,
-            f"namespaces: {counts[State.PENDING]} to grant, {counts[State.REVOKING]} to revoke, {counts[State.GRANTED]} granted",
+            f"namespaces: {waiting} to grant, {counts[State.REVOKING]} to revoke, {counts[State.GRANTED]} granted",
         )
     return None
 
@@ -163,7 +179,8 @@ def _first(failures: list[Failure], reason: Reason) -> _Word | None:
     if not alike:
         return None
     more = f" (and {len(failures) - 1} more, see status.failures)" if len(failures) > 1 else ""
-    return _Word(reason, f"{alike[0].namespace}: {alike[0].message}{more}")
+    where = f"{alike[0].namespace}: " if alike[0].namespace else ""
+    return _Word(reason, f"{where}{alike[0].message}{more}")
 
 
 def _done(facts: Facts, granted: int, selected: int) -> _Word:
@@ -192,7 +209,9 @@ def _active(facts: Facts, selected: int) -> _Word:
 
 
 def _warnings(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
-    """Warnings follow the rights that result, so there are none while nothing is given."""
+    """Warnings follow the rights that result, so there are none while nothing is given, but for rights that are lost."""
+    if changed := _base_change(grant, facts):
+        yield Warned.BASE_CHANGED, changed
     if not isinstance(facts.intent, Give):
         return
     messages: dict[str, list[str]] = {}
@@ -225,14 +244,44 @@ def _condition(kind: str, holds: bool, word: _Word, *, grant: Grant, now: str) -
     )
 
 
-def _role(grant: Grant, intent: Intent) -> RoleStatus | None:
-    if not isinstance(intent, Give) or not isinstance(grant.spec, Spec):
+def _role(grant: Grant, facts: Facts) -> RoleStatus | None:
+    """The role that is granted; while nothing is given or taken, the one that was reported last for the same spec."""
+    if isinstance(facts.intent, Hold):
+        reported = _reported_role(grant)
+        return RoleStatus.model_validate(reported) if reported else None
+    rules = _rules(facts.intent)
+    if rules is None or facts.base is None or not isinstance(grant.spec, Spec):
         return None
-    role = grant.spec.role
-    preset = (
-        "Custom"
-        if role is not None and role.preset is None and role.keep
-        else (role.preset if role is not None else None) or "View"
+    return RoleStatus(
+        from_=grant.base,
+        base_hash=rules_hash(facts.base),
+        preset=preset_of(grant.spec.role) or "Custom",
+        rules=len(rules),
+        hash=rules_hash(rules),
     )
-    rules = intent.trimmed.rules
-    return RoleStatus(from_=grant.base, preset=preset, rules=len(rules), hash=rules_hash(rules))
+
+
+def _rules(intent: Intent) -> Rules | None:
+    """The rules that follow from the spec and the base role; none where the base has nothing left of what is asked for."""
+    match intent:
+        case Give(trimmed=trimmed):
+            return trimmed.rules
+        case Take(reason=Reason.ROLE_EMPTY):
+            return ()
+    return None
+
+
+def _base_change(grant: Grant, facts: Facts) -> str:
+    """What the last change of the base role has done to this grant, for as long as its spec stays the same."""
+    rules, reported = _rules(facts.intent), _reported_role(grant)
+    if rules is None or facts.base is None or not reported:
+        return ""
+    if reported.get("baseHash") not in (None, rules_hash(facts.base)) and reported.get("hash") != rules_hash(rules):
+        what = difference(facts.before, rules) if facts.before is not None else "which rights changed is not known any more"
+        return f"the ClusterRole {grant.base!r} has changed, and this grant with it: {what}"
+    return next((old["message"] for old in grant.status.get("conditions") or () if old.get("type") == Warned.BASE_CHANGED), "")
+
+
+def _reported_role(grant: Grant) -> Mapping[str, Any]:
+    """`status.role` as it was written for the present spec."""
+    return grant.status.get("role") or {} if grant.status.get("observedGeneration") == grant.generation else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmaccess.model.spec import Role
-from vmaccess.policy.catalogue import ADD_ONS, PRESETS
+from vmaccess.policy.catalogue import ADD_ONS, PRESETS, preset_of
 from vmaccess.policy.entries import KNOWN, InvalidRole, added, as_rule, check, namespaced, nested_tails, with_nested
 from vmaccess.policy.kubevirt import (
     ADDED_SHORT,
@@ -99,7 +99,7 @@ def _cut(base: Rules, role: Role) -> _Cut:
 
 def _wanted(role: Role) -> Rules:
     kept = tuple(as_rule(entry) for entry in role.keep or ())
-    preset = role.preset or (None if role.keep else "View")
+    preset = preset_of(role)
     named = PRESETS[preset].keeps if preset else ()
     return (*named, *kept, *(rule for name in role.include or () for rule in ADD_ONS[name].keeps))
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmaccess.policy.children import Child, Content, GrantId, Kind
+from vmaccess.policy.children import Child, Content, Kind, OwnerId
 from vmaccess.policy.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """POST a child; it fails where the name is taken, so a foreign object is never written."""
+    """POST a child; it fails where the name is taken, so a foreign object is never written.
+
+    `instead` is what to take away where the API server refuses it for good: what it should have replaced gives more than is
+    wanted.
+    """
 
     kind: Kind
     namespace: str
     name: str
     content: Content
+    instead: Delete | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Patch:
 
     child: Child
     content: Content | None
-    marks: GrantId | None
+    marks: OwnerId | None
     instead: Patch | Delete | None = None
 
 
@@ -71,4 +76,4 @@ Step = Write | Wait | Settled | Refused
 
 def takes_away(step: Write) -> bool:
     """Whether the write takes something from somebody, so that its failure leaves a right standing."""
-    return isinstance(step, Delete) or (isinstance(step, Patch) and step.instead is not None)
+    return isinstance(step, Delete) or step.instead is not None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vmaccess.policy.reasons import ConditionType, Reason
+from vmaccess.policy.reasons import ConditionType, Reason, Warned
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +30,6 @@ def transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[Note
         yield Note("Normal" if kind == ConditionType.READY else "Warning", reason, condition["message"])
 
 
-def _identity(condition: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    return condition.get("type"), condition.get("status"), condition.get("reason")
+def _identity(condition: Mapping[str, Any]) -> tuple[Any, ...]:
+    news = condition.get("message") if condition.get("type") == Warned.BASE_CHANGED else None
+    return condition.get("type"), condition.get("status"), condition.get("reason"), news
