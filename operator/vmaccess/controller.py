@@ -22,6 +22,7 @@ from vmaccess.keys import Key, Part
 from vmaccess.ownership import Life, Ownership
 from vmaccess.policy.access import Access
 from vmaccess.policy.children import AGGREGATE_PREFIX, BindingContent, Child, GrantId, Kind, PresetId, RoleContent, Whose
+from vmaccess.policy.cluster_role import Bindings
 from vmaccess.policy.decide import (
     GRANTED,
     ClusterSide,
@@ -32,7 +33,7 @@ from vmaccess.policy.decide import (
     decide_namespace,
 )
 from vmaccess.policy.grant import Deletion, Give, Grant, Leave, Take, rules_hash
-from vmaccess.policy.kubevirt import DEFAULT_BASE
+from vmaccess.policy.kubevirt import AGGREGATING, DEFAULT_BASE
 from vmaccess.policy.namespaces import Globs, Namespace, Place, place
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import State, failed
@@ -67,6 +68,7 @@ class Controller:
         self._reporter = Reporter(api, self.world, self.events, self._shared)
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
+        self._writing: dict[Key, Progress] = {}  # what every write on its way was decided for
         self._aggregation_told = False
         self.repairs = 0
         self.started = False
@@ -123,6 +125,7 @@ class Controller:
                 self.wake(grant.id.name)
         if name == DEFAULT_BASE:
             self._shared.check()
+        if name in AGGREGATING:
             self._tell_of_aggregation()
         if (preset := NAMES.get(name)) is not None:
             self._shared.check(preset)
@@ -228,7 +231,7 @@ class Controller:
         decision = self._decide(progress, key)
         if isinstance(decision.step, Write):
             self.queue.add(key, urgent=isinstance(decision.step, Patch | Delete))
-            if (known := progress.outcome(key)) is not None and known.state is State.FAILED:
+            if (known := progress.outcome(key)) is not None and known.reason is not None:
                 return  # it stays failed until a try succeeds
         progress.note(key, decision.outcome)
 
@@ -261,6 +264,7 @@ class Controller:
                     case Life.ASKED:
                         self.queue.add_after(key, ASKED_AGAIN)
                         return
+                self._writing[key] = progress
                 await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE)
                 tried += 1
             except WriteFailed as error:
@@ -269,10 +273,12 @@ class Controller:
             except ApiError as error:
                 self._failed(progress, key, decision, Reason.API_ERROR, str(error))
                 raise
+            finally:
+                self._writing.pop(key, None)
 
     def _begun(self, progress: Progress, key: Key, decision: Decision) -> None:
         """Work has begun. Should it take long, or never come to its end, the status must not go on saying that all is well."""
-        if (known := progress.outcome(key)) is None or known.state is not State.FAILED:
+        if (known := progress.outcome(key)) is None or known.reason is None:
             progress.note(key, decision.outcome)
             self.queue.add_after(Key(Part.STATUS, key.grant), REPAIR_TOLD)
 
@@ -321,8 +327,10 @@ class Controller:
             return decide_account(grant, progress.intent, where, namespace, self._protected, account, self._is_alive)
         observed = [child for child in self.world.related(key.grant, key.namespace) if child.kind is not Kind.SERVICE_ACCOUNT]
         if key.part is Part.CLUSTER_ROLE:
-            bindings = self.world.bindings(grant)
-            return decide_cluster_role(grant, progress.intent, self._protected, observed, bindings, partial(self._stays, grant))
+            bindings = Bindings(
+                self.world.bindings(grant), partial(self._stays, grant), settled=not self._has_stale_writes(progress)
+            )
+            return decide_cluster_role(grant, progress.intent, self._protected, observed, bindings)
         at = key.namespace, place(grant.limits, key.namespace, namespace, self._protected)
         side = self._cluster_side(progress)
         return decide_namespace(grant, progress.intent, progress.access, at, self._protected, observed, side)
@@ -346,6 +354,10 @@ class Controller:
         else:
             progress.awaited_since = None
         return Access(progress.intent.target, progress.intent.trimmed.rules, (*accounts, *progress.intent.subjects))
+
+    def _has_stale_writes(self, progress: Progress) -> bool:
+        """Whether a write that was decided on for an earlier spec or base is on its way: it may bind who is to leave."""
+        return any(key.grant == progress.grant.id.name and of is not progress for key, of in self._writing.items())
 
     def _stays(self, grant: Grant, namespace: str) -> bool:
         """Whether those who are bound in a namespace keep their access there."""
@@ -383,17 +395,16 @@ class Controller:
 
     def _tell_of_aggregation(self) -> None:
         """Say once that trimming means little for people who have the rights by another way."""
-        role = self.world.cluster_role(DEFAULT_BASE)
-        aggregates = role.aggregates if role is not None else ()
-        if aggregates and not self._aggregation_told:
-            into = ", ".join(label.removeprefix(AGGREGATE_PREFIX) for label in aggregates)
+        roles = [role for name in AGGREGATING if (role := self.world.cluster_role(name)) is not None and role.aggregates]
+        if roles and not self._aggregation_told:
             log.warning(
-                "ClusterRole %s is aggregated into Kubernetes' own role %s: whoever has that role in a namespace has all of "
-                "KubeVirt there, whatever a grant says (see docs/roles.md, Aggregation)",
-                DEFAULT_BASE,
-                into,
+                "%s: aggregated into Kubernetes' own roles: who has one of those in a namespace has KubeVirt's rights there, "
+                "whatever a grant says (docs/roles.md, Aggregation)",
+                ", ".join(
+                    f"{role.name} into {label.removeprefix(AGGREGATE_PREFIX)}" for role in roles for label in role.aggregates
+                ),
             )
-        self._aggregation_told = bool(aggregates)
+        self._aggregation_told = bool(roles)
 
     def _accounts_of(self, progress: Progress) -> set[tuple[str, str]]:
         related = self.world.related(progress.grant.id.name)

@@ -33,6 +33,7 @@ from vmaccess.policy.children import (
     Whose,
 )
 from vmaccess.policy.cluster_role import (
+    Bindings,
     hold_own_role_step,
     own_role_step,
     revoke_own_role_step,
@@ -126,7 +127,8 @@ class ApiServer:
         """The decision for a namespace, or for the ClusterRole where `place` is empty."""
         access = wish.access()
         if not place:
-            return own_role_step(GRANT, access, self.own_roles(), self.bindings(), lambda namespace: namespace in wish.where)
+            bindings = Bindings(self.bindings(), lambda namespace: namespace in wish.where, settled=True)
+            return own_role_step(GRANT, access, self.own_roles(), bindings)
         if place not in wish.where:
             return withdraw_step(GRANT, self.here(place))
         return grant_step(GRANT, place, access, self.here(place), self.cluster_role, stuck=stuck)
@@ -300,6 +302,29 @@ def shared_step(observed: Child | None, *, used: bool = True, wanted: rbac.Rules
 def test_the_shared_role(observed: Child | None, used: bool, expected: type) -> None:  # noqa: FBT001
     step = shared_step(observed, used=used)
     assert isinstance(step, expected), step
+
+
+def test_an_own_role_is_not_widened_while_earlier_writes_are_on_their_way() -> None:
+    """They may bind somebody who is to leave, in a namespace where nothing is seen yet."""
+    wide, narrow = Access(OWN, rules("get", "list"), subjects("ann")), Access(OWN, rules("get"), subjects("ann"))
+    held = cluster_role(GRANT, "get", "delete")
+    for settled, widened in ((True, RoleContent(rules("get", "list"))), (False, RoleContent(rules("get")))):
+        bindings = Bindings((), lambda _: True, settled=settled)
+        step = own_role_step(GRANT, wide, [held], bindings)
+        assert isinstance(step, Patch)
+        assert step.content == widened
+        assert isinstance(own_role_step(GRANT, wide, [], bindings), Create if settled else Wait)
+        narrowed = own_role_step(GRANT, narrow, [held], bindings)
+        assert isinstance(narrowed, Patch), "to narrow does not wait"
+
+
+def test_the_old_role_of_a_namespace_is_narrowed_before_the_new_one_is_bound() -> None:
+    old, binding = child(RoleContent(rules("get", "delete"))), bound(TARGETS["role"], "ann")
+    access = Access(OWN, rules("get", "list"), subjects("ann"))
+    step = grant_step(GRANT, "ns", access, [old, binding], lambda _: cluster_role(GRANT, "get", "list"))
+    assert isinstance(step, Patch)
+    assert step.content == RoleContent(rules("get"))
+    assert step.instead == Delete(binding)
 
 
 def test_without_a_base_role_a_shared_role_stays_as_it_is() -> None:

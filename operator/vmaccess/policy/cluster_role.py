@@ -7,6 +7,7 @@ only when no binding names anybody who is to leave, to remove when no binding po
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.access import Access, conflict, patch_role, remove_step, rules_of
@@ -17,13 +18,23 @@ from vmaccess.policy.steps import Create, Delete, Patch, Refused, Settled, Step,
 from vmaccess.policy.target import cluster_target
 
 
-def own_role_step(
-    grant: GrantId, access: Access, observed: Collection[Child], bindings: Iterable[Child], stays: Callable[[str], bool]
-) -> Step:
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """The grant's RoleBindings in all namespaces.
+
+    `stays` tells of a namespace whether those bound there keep their access, `settled` whether no write is on its way that was
+    decided on for earlier wishes.
+    """
+
+    observed: Iterable[Child]
+    stays: Callable[[str], bool]
+    settled: bool
+
+
+def own_role_step(grant: GrantId, access: Access, observed: Collection[Child], bindings: Bindings) -> Step:
     """The next write to the grant's own ClusterRole, towards `access`, whose subjects are all that may ever be bound.
 
-    `observed` are the ClusterRoles and `bindings` the RoleBindings that relate to the grant; `stays` tells of a namespace
-    whether those bound there keep their access.
+    `observed` are the ClusterRoles that relate to the grant.
     """
     target = cluster_target(grant)
     for found in observed:
@@ -33,14 +44,14 @@ def own_role_step(
     role = next((child for child in observed if child.name == target.role), None)
     if access.target != target and role is None:
         return Settled()
-    bound = [child for child in bindings if target.is_of(child) and child.whose(grant) is Whose.OURS]
+    bound = [child for child in bindings.observed if target.is_of(child) and child.whose(grant) is Whose.OURS]
     if role is not None and access.target != target:
         return _unused(grant, access.rules, role, bound)
     if role is not None and role.whose(grant) is Whose.FOREIGN:
         return Refused(Reason.NAME_CONFLICT, conflict(role))
     if role is not None and role.deleting:
         return remove_step(role)
-    leaving = any(not stays(child.namespace) or _names_others(child, access) for child in bound)
+    leaving = not bindings.settled or any(not bindings.stays(child.namespace) or _names_others(child, access) for child in bound)
     if role is None:
         return Wait(LEAVERS_FIRST) if leaving else Create(Kind.CLUSTER_ROLE, "", target.role, RoleContent(access.rules))
     if role.content == RoleContent(access.rules) and role.marks_intact(grant):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from vmaccess.model.problems import Problems
 from vmaccess.policy.access import Access, ClusterRoles, grant_step, hold_step, withdraw_step
 from vmaccess.policy.accounts import account_step, remove_account_step
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Subjects, Whose, service_account_subject
-from vmaccess.policy.cluster_role import hold_own_role_step, own_role_step, revoke_own_role_step
+from vmaccess.policy.cluster_role import Bindings, hold_own_role_step, own_role_step, revoke_own_role_step
 from vmaccess.policy.grant import Give, Grant, Hold, Intent, Leave, Take
 from vmaccess.policy.namespaces import Globs, Namespace, Place
 from vmaccess.policy.reasons import STALLING, Reason
@@ -98,13 +98,9 @@ def decide_cluster_role(
     intent: Intent,
     protected: Globs,
     observed: Collection[Child],
-    bindings: Iterable[Child],
-    stays: Callable[[str], bool],
+    bindings: Bindings,
 ) -> Decision:
-    """The decision for the grant's own ClusterRole, given all ClusterRoles and RoleBindings that relate to the grant.
-
-    `stays` tells of a namespace whether those bound there keep their access.
-    """
+    """The decision for the grant's own ClusterRole, given all ClusterRoles that relate to the grant, and its bindings."""
     match intent:
         case Leave():
             return Decision(Settled(), None)
@@ -114,7 +110,7 @@ def decide_cluster_role(
             return Decision(hold_own_role_step(grant.id, ceiling, observed), None)
         case Give(trimmed=trimmed, target=target):
             most = Access(target, trimmed.rules, _may_be_bound(grant, intent, protected))
-            step = own_role_step(grant.id, most, observed, bindings, stays)
+            step = own_role_step(grant.id, most, observed, bindings)
             if target.owner == grant.id and target.kind is Kind.CLUSTER_ROLE:
                 return _towards(step)
     return Decision(step, None if isinstance(step, Settled) else REVOKING)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_BASE: Final = "kubevirt.io:admin"
+AGGREGATING: Final = (
+    "kubevirt.io:admin",
+    "kubevirt.io:edit",
+    "kubevirt.io:view",
+)  # into admin, edit and view, unless told not to
 KUBEVIRT: Final = "kubevirt.io"
 SUBRESOURCES: Final = "subresources.kubevirt.io"
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from pydantic import ValidationError
+
 from vmaccess.model.spec import LabelSelector, Spec
 from vmaccess.model.status import (
     MAX_FAILURES,
@@ -247,8 +249,10 @@ def _condition(kind: str, holds: bool, word: _Word, *, grant: Grant, now: str) -
 def _role(grant: Grant, facts: Facts) -> RoleStatus | None:
     """The role that is granted; while nothing is given or taken, the one that was reported last for the same spec."""
     if isinstance(facts.intent, Hold):
-        reported = _reported_role(grant)
-        return RoleStatus.model_validate(reported) if reported else None
+        try:
+            return RoleStatus.model_validate(_reported_role(grant)) if _reported_role(grant) else None
+        except ValidationError:
+            return None  # somebody else has written there
     rules = _rules(facts.intent)
     if rules is None or facts.base is None or not isinstance(grant.spec, Spec):
         return None
@@ -274,12 +278,15 @@ def _rules(intent: Intent) -> Rules | None:
 def _base_change(grant: Grant, facts: Facts) -> str:
     """What the last change of the base role has done to this grant, for as long as its spec stays the same."""
     rules, reported = _rules(facts.intent), _reported_role(grant)
-    if rules is None or facts.base is None or not reported:
+    told = next((old["message"] for old in grant.status.get("conditions") or () if old.get("type") == Warned.BASE_CHANGED), "")
+    if not reported or isinstance(facts.intent, Hold):
+        return told if reported else ""
+    if rules is None or facts.base is None:
         return ""
     if reported.get("baseHash") not in (None, rules_hash(facts.base)) and reported.get("hash") != rules_hash(rules):
         what = difference(facts.before, rules) if facts.before is not None else "which rights changed is not known any more"
         return f"the ClusterRole {grant.base!r} has changed, and this grant with it: {what}"
-    return next((old["message"] for old in grant.status.get("conditions") or () if old.get("type") == Warned.BASE_CHANGED), "")
+    return told
 
 
 def _reported_role(grant: Grant) -> Mapping[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vmaccess.model.spec import Role
 from vmaccess.policy.catalogue import PRESETS, preset_of
@@ -57,7 +59,8 @@ def target_of(grant: GrantId, role: Role | None) -> Target:
     return cluster_target(grant)
 
 
-def targets(grant: GrantId) -> dict[str, Target]:
+@lru_cache(maxsize=1024)
+def targets(grant: GrantId) -> Mapping[str, Target]:
     """Every target that the grant can have or have had, by the name of its RoleBindings."""
     every = (role_target(grant), cluster_target(grant), *(preset_target(grant, preset) for preset in PRESETS))
     return {target.binding: target for target in every}
