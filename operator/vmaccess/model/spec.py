@@ -305,7 +305,7 @@ class Role(Model):
     include: Annotated[tuple[AddOn, ...], Field(min_length=1, max_length=30), SetOf()] | None = Field(
         None,
         description="Named add-ons on top of preset and keep. Migrate, StorageView, NetworkView, EventView, Templates and VSOCK "
-        "give what no base has; the others keep what the base has of them.",
+        "give what a base need not have, VolumeHotplug also the reading of volumes; the others keep what the base has of them.",
     )
     virtual_machines: Annotated[tuple[VirtualMachineName, ...], Field(min_length=1, max_length=100), SetOf()] | None = Field(
         None,

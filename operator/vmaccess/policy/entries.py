@@ -85,7 +85,7 @@ def check(role: Role, base: Rules) -> tuple[str, ...]:
             theirs = _verbs_of(rule, everything)
             raise InvalidRole(f"{where}.verbs", f"nothing that it names has such a verb: write {theirs}")
         there = base if isinstance(entry, KeepRule) else (*base, *added(role))
-        unmatched += _unmatched(where, entry, there, tails, name)
+        unmatched += _unmatched(where, entry, there, tails, role)
     for index, add_on in enumerate(role.include or ()):
         kept = ADD_ONS[add_on].keeps
         if kept and not overlaps(kept, base):
@@ -168,9 +168,9 @@ def _near(resource: str, groups: set[str], known: _Known) -> list[str]:
     return get_close_matches(spelled, sorted(here), 1) or get_close_matches(spelled, sorted(known.groups_of), 1)
 
 
-def _unmatched(where: str, entry: KeepRule | DropRule, base: Rules, tails: frozenset[str], name: str) -> Iterable[str]:
+def _unmatched(where: str, entry: KeepRule | DropRule, base: Rules, tails: frozenset[str], role: Role) -> Iterable[str]:
     """One message for each part of an entry that this base has nothing for; for keep also for what a RoleBinding cannot give."""
-    rule = as_rule(entry)
+    rule, name = as_rule(entry), role.from_ or DEFAULT_BASE
     if entry.resources is None:
         if not overlaps((rule,), base):
             yield f"{where}: {name} has nothing of it"
@@ -179,12 +179,12 @@ def _unmatched(where: str, entry: KeepRule | DropRule, base: Rules, tails: froze
         one = with_nested(replace(rule, resources=(resource,)), tails)
         matched = intersect((one,), base)
         field = f"{where}.resources[{index}]"
-        if not matched:
+        if not matched and not (isinstance(entry, KeepRule) and overlaps((one,), added(role))):
             verbs = _verbs_of(one, base)
             yield (f"{field}: {name} gives {resource} only with {verbs}" if verbs else f"{field}: {name} has no {resource}") + (
                 _offer(one) if isinstance(entry, KeepRule) else ""
             )
-        elif isinstance(entry, KeepRule) and not namespaced(matched):
+        elif matched and isinstance(entry, KeepRule) and not namespaced(matched):
             yield f"{field}: {resource} has no namespace, so no RoleBinding can give it"
 
 

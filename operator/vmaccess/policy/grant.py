@@ -17,7 +17,7 @@ from vmaccess.policy import rules as rbac
 from vmaccess.policy.children import GrantId, Subject, Subjects
 from vmaccess.policy.entries import InvalidRole
 from vmaccess.policy.kubevirt import DEFAULT_BASE
-from vmaccess.policy.reasons import Reason
+from vmaccess.policy.reasons import Reason, Warned
 from vmaccess.policy.role import Trimmed, ceiling, trim
 from vmaccess.policy.rules import Rules
 from vmaccess.policy.target import Target, target_of
@@ -157,10 +157,10 @@ def intent(grant: Grant, base: Rules | None) -> Intent:
     except InvalidRole as invalid:
         return Hold(Reason.INVALID_SPEC, f"spec.{invalid.field}: {invalid.message}", ceiling(base, grant.spec.role))
     if not trimmed.rules:
+        details = "".join(f" ({warning.message})" for warning in trimmed.warnings if warning.type == Warned.RULE_UNMATCHED)
         return Take(
             Reason.ROLE_EMPTY,
-            f"the ClusterRole {grant.base!r} has none of the rights that spec.role keeps any more: "
-            f"the access is taken away until it has",
+            f"the ClusterRole {grant.base!r} has none of the rights that spec.role keeps: nothing is given until it has{details}",
         )
     return Give(trimmed, target_of(grant.id, grant.spec.role), _subjects(grant.spec))
 

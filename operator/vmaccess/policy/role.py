@@ -90,15 +90,16 @@ def _cut(base: Rules, role: Role) -> _Cut:
     tails = nested_tails(base)
     dropped = tuple(with_nested(as_rule(entry), tails) for entry in role.drop or ())
     orphaned = _short_spellings_with_all_dropped(dropped)
-    picked = intersect(namespaced(base), tuple(with_nested(rule, tails) for rule in _wanted(role)))
+    picked = intersect(namespaced(base), _wanted(role, tails))
     left = namespaced(subtract((*picked, *added(role)), (*dropped, *orphaned), (*KNOWN, *base)))
     left += subtract(_short_spellings(left), dropped, VOCABULARY)
     rules, omitted = _reachable(left)
     return _Cut(rules, omitted) if role.virtual_machines is None else _narrowed(rules, omitted, role.virtual_machines)
 
 
-def _wanted(role: Role) -> Rules:
-    kept = tuple(as_rule(entry) for entry in role.keep or ())
+def _wanted(role: Role, tails: frozenset[str]) -> Rules:
+    """What to keep of the base. Presets and add-ons mean what they name: VNC is not the screenshot."""
+    kept = tuple(with_nested(as_rule(entry), tails) for entry in role.keep or ())
     preset = preset_of(role)
     named = PRESETS[preset].keeps if preset else ()
     return (*named, *kept, *(rule for name in role.include or () for rule in ADD_ONS[name].keeps))
@@ -118,7 +119,7 @@ def _narrowed(rules: Rules, omitted: tuple[str, ...], names: tuple[str, ...]) ->
     verbs = {verb for rule in (*rules, *VOCABULARY) for verb in rule.verbs} - {ANY, *NEEDS_NO_NAME}
     nameable = Rule((KUBEVIRT, SUBRESOURCES), tuple(sorted(kinds)), tuple(sorted(verbs)))
     named = intersect(rules, (replace(nameable, resource_names=names),))
-    return _Cut(named, omitted, subtract(rules, (nameable,), KNOWN))
+    return _Cut(named, omitted, subtract(rules, (replace(nameable, api_groups=(ANY,)),), KNOWN))
 
 
 def _short_spellings_with_all_dropped(dropped: Rules) -> Rules:
@@ -184,7 +185,7 @@ def _refuse_if_no_base_can_fill(role: Role, base: Rules) -> None:
             "nothing that the role keeps can be restricted to named virtual machines: remove virtualMachines, or keep rights on "
             "virtualmachines or virtualmachineinstances",
         )
-    undropped = _cut(everything, role.model_copy(update={"drop": None}))
+    undropped = _cut(everything, role.model_copy(update={"drop": None, "virtual_machines": None}))
     if undropped.rules:
         raise InvalidRole("role.drop", "takes out all that the role keeps: narrow it, or set suspend to take all access away")
     if undropped.omitted:
@@ -212,7 +213,7 @@ def _left_out(nameless: Rules) -> str:
     others = sorted(
         {resource for rule in nameless for resource in rule.resources if resource.partition("/")[0] not in NAMED_BY_MACHINE}
     )
-    what = "; ".join(filter(None, (verbs, ", ".join(others))))
+    what = "; ".join(filter(None, (verbs, _listed(others, ", ", most=30))))
     return f"not granted, because RBAC cannot restrict it to the names in virtualMachines: {what}; use a grant of its own for it"
 
 
@@ -241,6 +242,6 @@ def _reaching_secrets(rules: Rules) -> str:
     )
 
 
-def _listed(messages: Iterable[str]) -> str:
+def _listed(messages: Iterable[str], mark: str = "; ", *, most: int = 10) -> str:
     every = list(messages)
-    return "; ".join(every[:10]) + (f"; and {len(every) - 10} more" if len(every) > 10 else "")
+    return mark.join(every[:most]) + (f"{mark}and {len(every) - most} more" if len(every) > most else "")
