@@ -14,10 +14,10 @@ from functools import partial
 
 from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.events import Events
-from vmaccess.cluster.executor import Executor, WriteFailed
+from vmaccess.cluster.executor import MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
-from vmaccess.departed import BINDINGS_FIRST, MAX_STEPS, REVOKE_GRACE, Departed
+from vmaccess.departed import BINDINGS_FIRST, REVOKE_GRACE, Departed
 from vmaccess.keys import Key, Part
 from vmaccess.ownership import Life, Ownership
 from vmaccess.policy.access import Access
@@ -38,7 +38,7 @@ from vmaccess.policy.namespaces import Globs, Namespace, Place, place
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import State, failed
 from vmaccess.policy.rules import Rules
-from vmaccess.policy.steps import Delete, Patch, Write, takes_away
+from vmaccess.policy.steps import Delete, Patch, Wait, Write, takes_away
 from vmaccess.progress import Progress
 from vmaccess.reporting import Reporter
 from vmaccess.shared import NAMES, SharedRoles, shared_by
@@ -48,8 +48,10 @@ log = logging.getLogger(__name__)
 ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
 REPAIR_TOLD = 1.0  # seconds after which work that has not come to its end shows in the status
 ASKED_AGAIN = 0.05  # seconds after which the answer that another worker waits for should be there
-PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
+DESPERATE = 4  # failures, some four seconds, after which the next best is done to take away what should be gone
+UNANSWERED = 60.0  # seconds for which a write that was not answered may still happen: kube-apiserver's --request-timeout
 UNUSED_SEEN = 0.5  # seconds after the end of a binding in which a shared ClusterRole is looked at: it may be the last one
+LEAVERS_GONE_AT_LAST = 1.0  # the same where no change to a binding tells that it is time
 LEAVERS_GONE = 0.05  # seconds after which a ClusterRole that waits for bindings is looked at again
 SLICE = 500  # namespaces decided on before watches and writes get their turn
 
@@ -69,6 +71,7 @@ class Controller:
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
         self._writing: dict[Key, Progress] = {}  # what every write on its way was decided for
+        self._unanswered: dict[Key, tuple[Progress, float]] = {}  # the same where no answer came, and until when it may happen
         self._aggregation_told = False
         self.repairs = 0
         self.started = False
@@ -205,18 +208,18 @@ class Controller:
         """Decide anew, for every ServiceAccount and namespace that the grant has to do with, whether there is work."""
         name, known = grant.id.name, self._progress.get(grant.id.name)
         progress = Progress.of(grant, self.world.base(grant.base), known, now=_now())
+        self._progress[name] = progress
         if progress is not known:
             progress.before = self._rules_before(progress, known)
             self._shared.check()
-        self._progress[name] = progress
+            if isinstance(progress.intent, Give) and isinstance(owner := progress.intent.target.owner, PresetId):
+                self._shared.check(owner.preset)
         if isinstance(progress.intent, Leave):
             self.departed.tell_orphaned(grant.id)
             return
         self._plan(progress, Key(Part.CLUSTER_ROLE, name))
         if self._revokes_at_once(progress):
             return  # it is looked at again when that is done
-        if isinstance(progress.intent, Give) and isinstance(owner := progress.intent.target.owner, PresetId):
-            self._shared.check(owner.preset)
         for account in self._accounts_of(progress):
             self._plan(progress, Key(Part.ACCOUNT, name, *account))
         progress.access = self._access(progress)
@@ -230,9 +233,14 @@ class Controller:
     def _plan(self, progress: Progress, key: Key) -> None:
         decision = self._decide(progress, key)
         if isinstance(decision.step, Write):
-            self.queue.add(key, urgent=isinstance(decision.step, Patch | Delete))
-            if (known := progress.outcome(key)) is not None and known.reason is not None:
+            known = progress.outcome(key)
+            failing = known is not None and known.reason is not None
+            if not (failing and self.queue.failures(key)):  # else its back-off goes on
+                self.queue.add(key, urgent=isinstance(decision.step, Patch | Delete))
+            if failing:
                 return  # it stays failed until a try succeeds
+        elif key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
+            self.queue.add_after(key, LEAVERS_GONE_AT_LAST)
         progress.note(key, decision.outcome)
 
     async def _settle(self, key: Key) -> None:
@@ -246,6 +254,8 @@ class Controller:
             decision = self._decide(progress, key)
             if not isinstance(decision.step, Write):
                 self._settled(progress, key, decision, drifted=drifted)
+                if key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
+                    self.queue.add_after(key, LEAVERS_GONE_AT_LAST)
                 return
             if tried == MAX_STEPS:
                 self._failed(progress, key, decision, Reason.API_ERROR, "somebody else keeps changing what is to be written here")
@@ -257,6 +267,7 @@ class Controller:
                 self.queue.add_after(key, BINDINGS_FIRST)
                 return
             try:
+                self._writing[key], asked = progress, self._ownership.asked
                 match await self._ownership.of(progress, key, decision.step):
                     case Life.ENDED:
                         self.queue.retry(key)  # the mirror is behind, and will bring the end
@@ -264,10 +275,14 @@ class Controller:
                     case Life.ASKED:
                         self.queue.add_after(key, ASKED_AGAIN)
                         return
-                self._writing[key] = progress
-                await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE)
+                if self._ownership.asked != asked:
+                    continue  # the world may have gone on meanwhile, and now the answer is known
+                desperate = self.queue.failures(key) >= DESPERATE
+                await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE, desperate=desperate)
                 tried += 1
             except WriteFailed as error:
+                if not error.answered:
+                    self._unanswered[key] = (progress, _now() + UNANSWERED)
                 self._failed(progress, key, decision, error.reason, error.message, final=error.final)
                 raise
             except ApiError as error:
@@ -287,8 +302,10 @@ class Controller:
     ) -> None:
         if reason is Reason.API_ERROR and isinstance(decision.step, Write) and takes_away(decision.step):
             reason = Reason.REVOCATION_FAILED
-        progress.note(key, failed(decision.outcome, reason, message, final=final))
-        self._follow_up(progress, key)
+        known, outcome = progress.outcome(key), failed(decision.outcome, reason, message, final=final)
+        progress.note(key, outcome)
+        if known is None or not known.is_like(outcome):
+            self._follow_up(progress, key)
 
     def _settled(self, progress: Progress, key: Key, decision: Decision, *, drifted: bool) -> None:
         self.queue.forget(key)
@@ -328,7 +345,7 @@ class Controller:
         observed = [child for child in self.world.related(key.grant, key.namespace) if child.kind is not Kind.SERVICE_ACCOUNT]
         if key.part is Part.CLUSTER_ROLE:
             bindings = Bindings(
-                self.world.bindings(grant), partial(self._stays, grant), settled=not self._has_stale_writes(progress)
+                self.world.related_bindings(key.grant), partial(self._stays, grant), settled=not self._has_stale_writes(progress)
             )
             return decide_cluster_role(grant, progress.intent, self._protected, observed, bindings)
         at = key.namespace, place(grant.limits, key.namespace, namespace, self._protected)
@@ -357,7 +374,10 @@ class Controller:
 
     def _has_stale_writes(self, progress: Progress) -> bool:
         """Whether a write that was decided on for an earlier spec or base is on its way: it may bind who is to leave."""
-        return any(key.grant == progress.grant.id.name and of is not progress for key, of in self._writing.items())
+        name, now = progress.grant.id.name, _now()
+        self._unanswered = {key: (of, until) for key, (of, until) in self._unanswered.items() if until > now}
+        unanswered = ((key, of) for key, (of, _) in self._unanswered.items())
+        return any(key.grant == name and of is not progress for key, of in (*self._writing.items(), *unanswered))
 
     def _stays(self, grant: Grant, namespace: str) -> bool:
         """Whether those who are bound in a namespace keep their access there."""

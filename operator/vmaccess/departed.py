@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from vmaccess.cluster.events import Events
-from vmaccess.cluster.executor import Executor, WriteFailed
+from vmaccess.cluster.executor import MAX_STEPS, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 BINDINGS_FIRST = 0.1  # seconds after which a ServiceAccount that is still bound is looked at again
 REVOKE_GRACE = 1.0  # seconds for which bindings wait for the end of the ClusterRole that revokes them all at once
-MAX_STEPS = 12  # writes in one go before a namespace that keeps changing under us goes to the end of the queue
 
 
 class Departed:

@@ -44,6 +44,7 @@ class Ownership:
         self._api = api
         self._past: dict[str, Past] = {}
         self._asking: set[str] = set()
+        self.asked = 0  # how often the API server was asked
 
     def past(self, name: str) -> Past:
         """What is known of earlier grants of this name."""
@@ -96,6 +97,7 @@ class Ownership:
         return metadata is None
 
     async def _read(self, name: str) -> Json | None:
+        self.asked += 1
         try:
             metadata: Json = (await self._api.get(GRANTS.path(name=name)))["metadata"]
         except ApiError as error:

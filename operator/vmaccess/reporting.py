@@ -16,7 +16,7 @@ from vmaccess.policy.grant import Give
 from vmaccess.policy.report import Facts, report
 from vmaccess.policy.transitions import transitions
 from vmaccess.progress import Progress
-from vmaccess.shared import SharedRoles
+from vmaccess.shared import SharedRoles, shared_by
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +56,19 @@ class Reporter:
 
     def _facts(self, progress: Progress) -> Facts:
         grant = progress.grant
-        bindings = self._world.bindings(grant)
         accounts = (child for child in self._world.related(grant.id.name) if child.kind is Kind.SERVICE_ACCOUNT)
-        intent, shared = progress.intent, None
+        intent = progress.intent
+        bindings = list(self._world.bindings(grant))
+        presets = {shared_by(binding.content) for binding in bindings}
         if isinstance(intent, Give) and isinstance(owner := intent.target.owner, PresetId):
-            shared = self._shared.outcome(owner.preset)
+            presets.add(owner.preset)
+        shared = (self._shared.outcome(preset) for preset in sorted(filter(None, presets)))
         return Facts(
             intent=intent,
             namespaces=progress.namespaces,
             accounts=progress.accounts,
-            cluster_roles=tuple(outcome for outcome in (progress.cluster_role, shared) if outcome is not None),
-            bound=len({child.namespace for child in bindings if _names_somebody(child)}),
+            cluster_roles=tuple(outcome for outcome in (progress.cluster_role, *shared) if outcome is not None),
+            bound=len({child.namespace for child in bindings if _names_somebody(child) and self._world.backing(child)}),
             owned=tuple((child.namespace, child.name) for child in accounts if child.whose(grant.id) is Whose.OURS),
             base=progress.base,
             before=progress.before,

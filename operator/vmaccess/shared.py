@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from vmaccess.cluster.executor import Executor, WriteFailed
+from vmaccess.cluster.executor import MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
@@ -24,8 +24,7 @@ from vmaccess.policy.target import target_of
 
 log = logging.getLogger(__name__)
 
-MAX_STEPS = 12  # writes in one go before a ClusterRole that keeps changing under us goes to the end of the queue
-PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
+DESPERATE = 4  # failures after which the next best is done to take away what should be gone
 NAMES = {PresetId(preset).child_name: preset for preset in PRESETS}
 
 
@@ -76,7 +75,8 @@ class SharedRoles:
                 self._queue.forget(key)
                 return
             try:
-                await self._executor.write(step, owner, insist=tried >= PATIENCE)
+                desperate = self._queue.failures(key) >= DESPERATE
+                await self._executor.write(step, owner, insist=tried >= PATIENCE, desperate=desperate)
             except WriteFailed as error:
                 revoking = error.reason is Reason.API_ERROR and takes_away(step)
                 reason = Reason.REVOCATION_FAILED if revoking else error.reason
@@ -95,7 +95,8 @@ class SharedRoles:
         return any(shared_by(binding.content) == owner.preset for binding in self._world.children[Kind.ROLE_BINDING])
 
     def _note(self, owner: PresetId, outcome: Outcome) -> None:
-        if self._outcomes.get(owner.preset) != outcome:
-            self._outcomes[owner.preset] = outcome
+        known = self._outcomes.get(owner.preset)
+        self._outcomes[owner.preset] = outcome
+        if known is None or not known.is_like(outcome):
             for name in self.users(owner.preset):
                 self._wake(name)

@@ -412,7 +412,7 @@ def test_empty_for_want_of_the_base_is_no_fault_of_the_spec(base: Rules, spec: d
         ),
         pytest.param(
             {"keep": [{"resources": [VM, "plugins"], "verbs": ["get"]}]},
-            {"RuleUnmatched": "plugins has no namespace"},
+            {"RuleUnmatched": "plugins is never given: it has no namespace"},
             id="cluster-scoped beside others",
         ),
         pytest.param({"drop": [{"resources": ["plugins"]}]}, {}, id="a cluster-scoped one may be dropped"),

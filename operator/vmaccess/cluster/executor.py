@@ -13,6 +13,9 @@ from vmaccess.policy.children import Child, Kind, OwnerId, RoleContent, body, fi
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Create, Delete, Patch, Write
 
+MAX_STEPS = 12  # writes in one go before what keeps changing under us goes to the end of the queue
+PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
+
 log = logging.getLogger(__name__)
 
 # The two ways kube-apiserver words a refused escalation (pkg/registry/rbac: role and rolebinding policybased storage).
@@ -20,13 +23,18 @@ ESCALATION_MARKS = ("attempting to grant RBAC permissions not currently held", "
 
 
 class WriteFailed(Exception):
-    """A write that did not happen. `retry_after` is the server's wish in seconds, 0 where it has none; `final` says that the
-    API server refused it for good.
+    """A write that did not happen, as far as is known.
+
+    `retry_after` is the server's wish in seconds, 0 where it has none; `final` says that trying again has little hope, `answered`
+    that the API server did answer: else the write may still happen.
     """
 
-    def __init__(self, reason: Reason, message: str, *, retry_after: float = 0.0, final: bool = False) -> None:
+    def __init__(
+        self, reason: Reason, message: str, *, retry_after: float = 0.0, final: bool = False, answered: bool = True
+    ) -> None:
         super().__init__(f"{reason}: {message}")
-        self.reason, self.message, self.retry_after, self.final = reason, message, retry_after, final
+        self.reason, self.message = reason, message
+        self.retry_after, self.final, self.answered = retry_after, final, answered
 
 
 class Executor:
@@ -35,11 +43,12 @@ class Executor:
     def __init__(self, api: Api, mirrors: Mapping[Kind, Mirror[Child]]) -> None:
         self._api, self._mirrors = api, mirrors
 
-    async def write(self, step: Write, owner: OwnerId, *, insist: bool = False) -> None:
+    async def write(self, step: Write, owner: OwnerId, *, insist: bool = False, desperate: bool = False) -> None:
         """Carry out `step` for `owner`, or find that the object is not (or no longer) what was decided on and read it anew.
 
         With `insist`, a Patch of an object that is still its owner's no longer minds other changes to it in between: whoever
-        keeps changing it could put off a revocation for ever.
+        keeps changing it could put off a revocation for ever. `desperate` is for what has failed too often to be waited for: any
+        failure then counts as refused for good.
 
         In both cases the mirrors are as new as the API server, and the caller decides again. Raises WriteFailed where the
         API server refused or did not answer; a refused write has then been replaced by what it gave as `instead`.
@@ -47,12 +56,12 @@ class Executor:
         try:
             await self._send(step, owner, insist=insist)
         except ApiError as error:
-            final = _for_good(error)
+            final = desperate or _for_good(error)
             if not isinstance(step, Delete) and step.instead is not None and final:
                 log.warning("%s refused, doing the next best: %s", _describe(step), error)
-                await self.write(step.instead, owner)
-            message = f"{_describe(step)}: {_message(error)}"
-            raise WriteFailed(_reason(error), message, retry_after=error.retry_after, final=final) from error
+                await self.write(step.instead, owner, desperate=desperate)
+            message, answered = f"{_describe(step)}: {_message(error)}", error.status != 0
+            raise WriteFailed(_reason(error), message, retry_after=error.retry_after, final=final, answered=answered) from error
 
     async def _send(self, step: Write, owner: OwnerId, *, insist: bool) -> None:
         match step:
@@ -142,7 +151,15 @@ def _gone(answer: Json) -> bool:
 
 
 def _for_good(error: ApiError) -> bool:
-    return error.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
+    """Whether trying again has little hope: a webhook that denies may answer with any 4xx, and does with 400 if it names none."""
+    passing = (
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    )
+    return 400 <= error.status < 500 and error.status not in passing
 
 
 def _reason(error: ApiError) -> Reason:

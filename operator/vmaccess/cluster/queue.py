@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 FIRST_DELAY, LAST_DELAY = 0.25, 60.0  # seconds of back-off after the first failure, and at most
+DOUBLINGS = 10  # of the back-off, by which it has reached its end
 
 
 class WorkQueue(Generic[K]):
@@ -79,9 +80,14 @@ class WorkQueue(Generic[K]):
         """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = max(at_least, min(FIRST_DELAY * 2.0**failures, LAST_DELAY)) * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+        doubled = FIRST_DELAY * 2 ** min(failures, DOUBLINGS)
+        delay = max(at_least, min(doubled, LAST_DELAY)) * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
         self.add_after(key, delay)
         return delay, failures + 1
+
+    def failures(self, key: K) -> int:
+        """How often the key has failed since it was last forgotten; more than 0 means that it comes back by itself."""
+        return self._failures.get(key, 0)
 
     def forget(self, key: K) -> None:
         """The key did not fail: its next failure is its first."""

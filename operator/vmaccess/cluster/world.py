@@ -19,7 +19,7 @@ from vmaccess.cluster.api import (
     Resource,
 )
 from vmaccess.cluster.mirror import Key, Mirror
-from vmaccess.policy.children import Child, Kind, RoleContent, Whose, project
+from vmaccess.policy.children import BindingContent, Child, Kind, RoleContent, Whose, project
 from vmaccess.policy.grant import Grant, read_grant
 from vmaccess.policy.namespaces import Namespace
 from vmaccess.policy.rules import Rules
@@ -106,11 +106,19 @@ class World:
 
     def bindings(self, grant: Grant) -> Iterable[Child]:
         """RoleBindings that are the grant's own."""
-        return (
-            child
-            for child in self.related(grant.id.name)
-            if child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS
-        )
+        return (child for child in self.related_bindings(grant.id.name) if child.whose(grant.id) is Whose.OURS)
+
+    def related_bindings(self, grant: str) -> Iterable[Child]:
+        """RoleBindings that relate to the grant, whoever they belong to."""
+        return (child for child in self.related(grant) if child.kind is Kind.ROLE_BINDING)
+
+    def backing(self, binding: Child) -> Child | None:
+        """The Role or ClusterRole that a RoleBinding points to; None where there is none, so that it gives nothing."""
+        ref = binding.content
+        if not isinstance(ref, BindingContent) or ref.role_kind not in (Kind.ROLE, Kind.CLUSTER_ROLE):
+            return None
+        namespace = binding.namespace if ref.role_kind == Kind.ROLE else ""
+        return self.children[Kind(ref.role_kind)].get((namespace, ref.role_name))
 
     def _child_changed(self, key: Key, old: Child | None, new: Child | None) -> None:
         before = old.relates_to() if old is not None else set()

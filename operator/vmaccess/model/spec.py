@@ -281,6 +281,16 @@ class Role(Model):
             message="virtual machines can be named only with kind Role: remove kind, or virtualMachines",
             field="virtualMachines",
         ),
+        Rule(
+            cel="!has(self.from) || !self.from.startsWith('vmaccess:')"
+            " && !(self.from in ['vmaccess-operator', 'vmaccess-catalogue'])",
+            holds=lambda it: (
+                it.from_ is None
+                or not (it.from_.startswith("vmaccess:") or it.from_ in ("vmaccess-operator", "vmaccess-catalogue"))
+            ),
+            message="this is a role of vmaccess itself: name a role of KubeVirt, or one of your own",
+            field="from",
+        ),
     )
 
     kind: Literal["Role", "ClusterRole"] | None = Field(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.children import (
-    NAME_PREFIX,
     UID_LABEL,
     BindingContent,
     Child,
@@ -86,9 +85,11 @@ def grant_step(
         if role is None:
             return Create(Kind.ROLE, namespace, target.role, RoleContent(access.rules), instead)
         if not ready or not role.marks_intact(grant):
-            return patch_role(role, access.rules, grant, Delete(binding) if binding is not None else None)
-    elif not ready:
-        return remove_step(wider) if stuck and wider is not None else Wait(f"ClusterRole {target.role} comes first")
+            return patch_role(role, access.rules, grant, Delete(binding) if binding is not None else None, replaces=instead)
+    elif not ready and (wider is None or not stuck):
+        return Wait(f"ClusterRole {target.role} comes first", holds=wider is not None)
+    elif not ready and wider is not None:
+        return remove_step(wider)
     content = target.content(access.subjects)
     if binding is None:
         return Create(Kind.ROLE_BINDING, namespace, target.binding, content, instead)
@@ -168,7 +169,7 @@ def left_behind(what: str, mark: GrantId) -> str:
     return (
         f"{what} is not this grant's: it carries the label of an earlier grant of the name, as --cascade=orphan leaves it, "
         f"and may still give what that one gave; once its origin is known, delete all that was left by "
-        f"`kubectl delete clusterroles,rolebindings,roles,serviceaccounts -A -l {UID_LABEL}={mark.uid}`"
+        f"`kubectl delete rolebindings,clusterroles,roles,serviceaccounts -A -l {UID_LABEL}={mark.uid}`"
     )
 
 
@@ -187,11 +188,16 @@ def remove_step(child: Child, *, unchanged: bool = False) -> Step:
     return Delete(child, unchanged)
 
 
-def patch_role(role: Child, wanted: Rules, owner: OwnerId, last_resort: Delete | None) -> Patch:
-    """Give a Role or ClusterRole the rules that are wanted; `last_resort` is what revokes where even less is refused."""
+def patch_role(
+    role: Child, wanted: Rules, owner: OwnerId, last_resort: Delete | None, *, replaces: Delete | None = None
+) -> Patch:
+    """Give a Role or ClusterRole the rules that are wanted; `last_resort` is what revokes where even less is refused.
+
+    `replaces` removes what gives more than is wanted and waits for this one to take its place.
+    """
     held = rules_of(role)
-    if rbac.covers(wanted, held):
-        return Patch(role, RoleContent(wanted), owner)
+    if replaces is not None or rbac.covers(wanted, held):
+        return Patch(role, RoleContent(wanted), owner, instead=replaces)
     both = rbac.intersect(held, wanted)
     narrowed = Patch(role, RoleContent(both), owner, instead=last_resort)
     return Patch(role, RoleContent(wanted), owner, instead=narrowed if both not in (held, wanted) else last_resort)
@@ -203,9 +209,14 @@ def rules_of(role: Child) -> Rules:
     return role.content.rules
 
 
+def is_aggregated(role: Child) -> bool:
+    """Whether Kubernetes makes its rules from other ClusterRoles."""
+    return isinstance(role.content, RoleContent) and role.content.aggregated
+
+
 def conflict(taken: Child) -> str:
     """What to say of an object that has a name of ours and is not ours."""
-    if (mark := taken.marked_label) is not None and taken.name == NAME_PREFIX + mark.name:
+    if (mark := taken.marked_label) is not None and taken.name in {mark.child_name, *targets(mark)}:
         return left_behind(f"{taken.kind} {taken.name!r}", mark)
     return (
         f"{taken.kind} {taken.name!r} exists (created {taken.created}) and is not this grant's: it is left as it is and "
@@ -277,6 +288,6 @@ def _emptied(child: Child) -> BindingContent | RoleContent | None:
     match child.content:
         case BindingContent(role_kind, role_name, subjects) if subjects:
             return BindingContent(role_kind, role_name, ())
-        case RoleContent(rules=rules, more=more) if child.kind is Kind.CLUSTER_ROLE and (rules or more):
+        case RoleContent() as content if child.kind is Kind.CLUSTER_ROLE and content != RoleContent(()):
             return RoleContent(())
     return None

@@ -151,12 +151,13 @@ class AccountContent:
 class RoleContent:
     """The rules of a Role or ClusterRole.
 
-    `more` tells that there is something beside rules about resources: nonResourceURLs, or an aggregationRule by which
-    Kubernetes would replace the rules. Ours have neither.
+    `urls` tells that there are nonResourceURLs beside them, `aggregated` that there is an aggregationRule, by which Kubernetes
+    replaces the rules. Ours have neither.
     """
 
     rules: Rules
-    more: bool = False
+    urls: bool = False
+    aggregated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,12 @@ class Child:
         return ends | {mark.uid for mark in (label, self.remembered_grant) if mark is not None and mark.uid in revoked}
 
     def relates_to(self) -> set[str]:
-        """Names of the grants that this object may have to do with: by name, by label, by ownerReference."""
+        """Names of the grants that this object may have to do with: by name, by label, by ownerReference.
+
+        A ClusterRole only if it has a name that we give: marks alone, copied onto a system role, must never be its end.
+        """
+        if self.kind is Kind.CLUSTER_ROLE and not self.name.startswith(NAME_PREFIX):
+            return set()
         marks = (self.marked_label, self.marked_owner, self.remembered_grant)
         names = {mark.name for mark in marks if mark is not None}
         if self.kind is not Kind.SERVICE_ACCOUNT and self.name.startswith(NAME_PREFIX):
@@ -360,8 +366,8 @@ def _account(raw: Mapping[str, Any]) -> Content:
 
 def _role(raw: Mapping[str, Any]) -> Content:
     rules = raw.get("rules") or ()
-    more = any("nonResourceURLs" in rule for rule in rules) or bool(raw.get("aggregationRule"))
-    return RoleContent(rbac.parse(rules), more)
+    urls = any("nonResourceURLs" in rule for rule in rules)
+    return RoleContent(rbac.parse(rules), urls=urls, aggregated="aggregationRule" in raw)
 
 
 def _binding(raw: Mapping[str, Any]) -> Content:

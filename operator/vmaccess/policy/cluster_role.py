@@ -6,11 +6,11 @@ only when no binding names anybody who is to leave, to remove when no binding po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
-from vmaccess.policy.access import Access, conflict, patch_role, remove_step, rules_of
+from vmaccess.policy.access import Access, conflict, is_aggregated, patch_role, remove_step, rules_of
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, PresetId, RoleContent, Whose
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.rules import Rules
@@ -44,14 +44,22 @@ def own_role_step(grant: GrantId, access: Access, observed: Collection[Child], b
     role = next((child for child in observed if child.name == target.role), None)
     if access.target != target and role is None:
         return Settled()
-    bound = [child for child in bindings.observed if target.is_of(child) and child.whose(grant) is Whose.OURS]
+    everyone = [child for child in bindings.observed if target.is_of(child)]
+    bound = [child for child in everyone if child.whose(grant) is not Whose.FOREIGN]
     if role is not None and access.target != target:
         return _unused(grant, access.rules, role, bound)
     if role is not None and role.whose(grant) is Whose.FOREIGN:
         return Refused(Reason.NAME_CONFLICT, conflict(role))
     if role is not None and role.deleting:
         return remove_step(role)
-    leaving = not bindings.settled or any(not bindings.stays(child.namespace) or _names_others(child, access) for child in bound)
+    if strangers := [child for child in everyone if child.whose(grant) is Whose.FOREIGN]:
+        return _shared_with_strangers(grant, access.rules, role, strangers)
+    if role is not None and is_aggregated(role):
+        return remove_step(role)  # only a cluster admin may change such a ClusterRole
+    leaving = not bindings.settled or any(
+        child.whose(grant) is Whose.EARLIER or not bindings.stays(child.namespace) or _names_others(child, access)
+        for child in bound
+    )
     if role is None:
         return Wait(LEAVERS_FIRST) if leaving else Create(Kind.CLUSTER_ROLE, "", target.role, RoleContent(access.rules))
     if role.content == RoleContent(access.rules) and role.marks_intact(grant):
@@ -100,7 +108,7 @@ def shared_role_step(preset: PresetId, wanted: Rules | None, observed: Child | N
         return Create(Kind.CLUSTER_ROLE, "", preset.child_name, RoleContent(wanted)) if used and wanted is not None else Settled()
     if observed.whose(preset) is Whose.FOREIGN:
         return Refused(Reason.NAME_CONFLICT, conflict(observed)) if used else Settled()
-    if not used or observed.deleting:
+    if not used or observed.deleting or is_aggregated(observed):
         return remove_step(observed)
     if wanted is not None and observed.content != RoleContent(wanted):
         return patch_role(observed, wanted, preset, Delete(observed))
@@ -116,6 +124,20 @@ def _unused(grant: GrantId, wanted: Rules, role: Child, bound: Collection[Child]
     if not rbac.covers(wanted, rules_of(role)):
         return Patch(role, RoleContent(rbac.intersect(rules_of(role), wanted)), grant, instead=Delete(role))
     return Wait("every namespace moves on to the new role first")
+
+
+def _shared_with_strangers(grant: GrantId, wanted: Rules, role: Child | None, strangers: Sequence[Child]) -> Step:
+    """Bindings that are not ours point to the name of our ClusterRole: whoever they name would hold what it says."""
+    if role is not None and not rbac.covers(wanted, rules_of(role)):
+        return Patch(role, RoleContent(rbac.intersect(rules_of(role), wanted)), grant, instead=Delete(role))
+    if role is not None and role.content == RoleContent(wanted) and role.marks_intact(grant):
+        return Settled()  # it says what it shall already, and gives them nothing new
+    where = ", ".join(sorted(f"{child.namespace}/{child.name}" for child in strangers)[:5])
+    return Refused(
+        Reason.NAME_CONFLICT,
+        f"{len(strangers)} RoleBindings that are not this grant's point to its ClusterRole and would give its rights to others "
+        f"({where}): {conflict(strangers[0])}",
+    )
 
 
 def _names_others(binding: Child, access: Access) -> bool:

@@ -80,7 +80,7 @@ def decide_namespace(
         case Place.TERMINATING:
             return Decision(_reduction(grant, intent, name, protected, observed, cluster), None)
     if isinstance(intent, Hold):
-        bound = any(child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS for child in observed)
+        bound = any(child.whose(grant.id) is Whose.OURS and _stands(child, observed, cluster) for child in observed)
         outcome = GRANTED if bound else BLOCKED if place is Place.SELECTED else None
         return Decision(hold_step(grant.id, intent.ceiling, observed), outcome)
     if access is None:
@@ -90,7 +90,10 @@ def decide_namespace(
         decision = _withdrawal(grant.id, observed)
         return decision if decision.outcome is not None else Decision(decision.step, BLOCKED)
     step = grant_step(grant.id, name, access, observed, cluster.roles, stuck=cluster.stuck)
-    return Decision(step, BLOCKED) if isinstance(step, Wait) and cluster.failed else _towards(step)
+    if isinstance(step, Wait) and cluster.failed:
+        kept = Outcome(State.FAILED, Reason.REVOCATION_FAILED, f"the wider access from before stays as long as {step.why}")
+        return Decision(step, kept if step.holds else BLOCKED)
+    return _towards(step)
 
 
 def decide_cluster_role(
@@ -177,6 +180,16 @@ def _reduction(
     staying = Access(intent.target, intent.trimmed.rules, tuple(subject for subject in wanted if subject in bound))
     step = grant_step(grant.id, name, staying, observed, cluster.roles, stuck=cluster.stuck)
     return step if isinstance(step, Patch | Delete) else Settled()
+
+
+def _stands(binding: Child, observed: Collection[Child], cluster: ClusterSide) -> bool:
+    """Whether it is a binding to a role that exists."""
+    match binding.content:
+        case BindingContent(role_kind=Kind.CLUSTER_ROLE, role_name=name):
+            return cluster.roles(name) is not None
+        case BindingContent(role_name=name):
+            return any(child.kind is Kind.ROLE and child.name == name for child in observed)
+    return False
 
 
 def _may_be_bound(grant: Grant, intent: Give, protected: Globs) -> Subjects:

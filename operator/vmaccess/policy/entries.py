@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vmaccess.model.spec import DropRule, KeepRule, Role
 from vmaccess.policy.catalogue import ADD_ONS, ADDED
-from vmaccess.policy.kubevirt import DEFAULT_BASE, SHORT_NAMES, VOCABULARY, is_cluster_scoped, short_spelling
+from vmaccess.policy.kubevirt import DEFAULT_BASE, SHORT_NAMES, VOCABULARY, is_cluster_scoped, makes_access, short_spelling
 from vmaccess.policy.rules import ANY, Rule, Rules, intersect, overlaps
 
 if TYPE_CHECKING:
@@ -57,13 +57,22 @@ def added(role: Role | None) -> Rules:
     return tuple(rule for name in (role.include if role is not None else None) or () for rule in ADD_ONS[name].adds)
 
 
-def namespaced(rules: Rules) -> Rules:
-    """Without what is named and has no namespace; each rule in one group. A wildcard stays, inert for such kinds."""
+def grantable(rules: Rules) -> Rules:
+    """Without what is named and no grant can give: it has no namespace, or is what access is made of.
+
+    Each rule is in one group. A wildcard stays, inert for kinds without a namespace.
+    """
     return tuple(
         replace(rule, api_groups=(group,), resources=resources)
         for rule in rules
         for group in rule.api_groups
-        if (resources := tuple(resource for resource in rule.resources if not is_cluster_scoped(group, resource)))
+        if (
+            resources := tuple(
+                resource
+                for resource in rule.resources
+                if not is_cluster_scoped(group, resource) and not makes_access(group, resource)
+            )
+        )
     )
 
 
@@ -184,8 +193,8 @@ def _unmatched(where: str, entry: KeepRule | DropRule, base: Rules, tails: froze
             yield (f"{field}: {name} gives {resource} only with {verbs}" if verbs else f"{field}: {name} has no {resource}") + (
                 _offer(one) if isinstance(entry, KeepRule) else ""
             )
-        elif matched and isinstance(entry, KeepRule) and not namespaced(matched):
-            yield f"{field}: {resource} has no namespace, so no RoleBinding can give it"
+        elif matched and isinstance(entry, KeepRule) and not grantable(matched):
+            yield f"{field}: {resource} is never given: it has no namespace, or is what access itself is made of"
 
 
 def _offer(rule: Rule) -> str:

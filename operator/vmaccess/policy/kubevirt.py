@@ -72,6 +72,13 @@ CLUSTER_SCOPED: Final[Mapping[str, tuple[str, ...]]] = {
     "storage.k8s.io": ("storageclasses",),
 }
 
+# What access itself is made of. The operator has to work with it; a grant that gave it away could not be taken back.
+ACCESS: Final[Mapping[str, tuple[str, ...]]] = {
+    "rbac.authorization.k8s.io": ("*",),
+    "vmaccess.dev": ("*",),
+    "": ("serviceaccounts", "secrets"),
+}
+
 # The verb of a subresource is its HTTP method: GET is get, PUT is update. A second verb is one that default roles before v0.59
 # gave by mistake and that never let anyone pass; it is here so that a role written for such a base is understood.
 _SUBRESOURCE_VERBS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -201,6 +208,12 @@ def is_cluster_scoped(group: str, resource: str) -> bool:
     """Whether a resource, or the resource of a subresource, has no namespace. With any group (`*`) the name alone decides."""
     kind = resource.partition("/")[0]
     return kind in _CLUSTER_KINDS if group == ANY else kind in CLUSTER_SCOPED.get(group, ())
+
+
+def makes_access(group: str, resource: str) -> bool:
+    """Whether a named group and resource are what access is made of; a wildcard is not, and is refused as an escalation."""
+    kinds = ACCESS.get(group, ())
+    return ANY in kinds or resource.partition("/")[0] in kinds
 
 
 def short_spelling(resource: str) -> str | None:

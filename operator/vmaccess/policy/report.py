@@ -24,7 +24,7 @@ from vmaccess.model.status import (
 from vmaccess.policy.catalogue import preset_of
 from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, rules_hash
 from vmaccess.policy.reasons import STALLING, ConditionType, Reason, Warned
-from vmaccess.policy.rules import Rules
+from vmaccess.policy.rules import Rules, intersect
 from vmaccess.policy.words import difference
 
 ScopedName = tuple[str, str]
@@ -56,6 +56,10 @@ class Outcome:
     reason: Reason | None = None
     message: str = ""
     final: bool = False
+
+    def is_like(self, other: Outcome) -> bool:
+        """Whether nothing but the wording is different."""
+        return (self.state, self.reason, self.final) == (other.state, other.reason, other.final)
 
     @property
     def moving(self) -> bool:
@@ -248,12 +252,12 @@ def _condition(kind: str, holds: bool, word: _Word, *, grant: Grant, now: str) -
 
 def _role(grant: Grant, facts: Facts) -> RoleStatus | None:
     """The role that is granted; while nothing is given or taken, the one that was reported last for the same spec."""
-    if isinstance(facts.intent, Hold):
+    rules = _rules(facts)
+    if rules is None and isinstance(facts.intent, Hold):
         try:
             return RoleStatus.model_validate(_reported_role(grant)) if _reported_role(grant) else None
         except ValidationError:
             return None  # somebody else has written there
-    rules = _rules(facts.intent)
     if rules is None or facts.base is None or not isinstance(grant.spec, Spec):
         return None
     return RoleStatus(
@@ -265,24 +269,26 @@ def _role(grant: Grant, facts: Facts) -> RoleStatus | None:
     )
 
 
-def _rules(intent: Intent) -> Rules | None:
-    """The rules that follow from the spec and the base role; none where the base has nothing left of what is asked for."""
-    match intent:
+def _rules(facts: Facts) -> Rules | None:
+    """The rules that follow from the spec and the base role, None where that cannot be told."""
+    match facts.intent:
         case Give(trimmed=trimmed):
             return trimmed.rules
         case Take(reason=Reason.ROLE_EMPTY):
             return ()
+        case Hold(ceiling=ceiling) if ceiling is not None and facts.before is not None:
+            return intersect(facts.before, ceiling)
     return None
 
 
 def _base_change(grant: Grant, facts: Facts) -> str:
     """What the last change of the base role has done to this grant, for as long as its spec stays the same."""
-    rules, reported = _rules(facts.intent), _reported_role(grant)
+    rules, reported = _rules(facts), _reported_role(grant)
     told = next((old["message"] for old in grant.status.get("conditions") or () if old.get("type") == Warned.BASE_CHANGED), "")
-    if not reported or isinstance(facts.intent, Hold):
-        return told if reported else ""
-    if rules is None or facts.base is None:
+    if not reported:
         return ""
+    if rules is None or facts.base is None:
+        return told if isinstance(facts.intent, Hold) else ""
     if reported.get("baseHash") not in (None, rules_hash(facts.base)) and reported.get("hash") != rules_hash(rules):
         what = difference(facts.before, rules) if facts.before is not None else "which rights changed is not known any more"
         return f"the ClusterRole {grant.base!r} has changed, and this grant with it: {what}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vmaccess.model.spec import Role
 from vmaccess.policy.catalogue import ADD_ONS, PRESETS, preset_of
-from vmaccess.policy.entries import KNOWN, InvalidRole, added, as_rule, check, namespaced, nested_tails, with_nested
+from vmaccess.policy.entries import KNOWN, InvalidRole, added, as_rule, check, grantable, nested_tails, with_nested
 from vmaccess.policy.kubevirt import (
     ADDED_SHORT,
     KUBEVIRT,
@@ -74,7 +74,7 @@ def trim(base: Rules, role: Role | None) -> Trimmed:
 def ceiling(base: Rules, role: Role | None = None) -> Rules:
     """The most that this role cut from `base` may hold: what is namespaced in it, what add-ons add, and the short spellings."""
     whole = (*base, *added(role))
-    return normalise(namespaced((*whole, *_short_spellings(whole))))
+    return normalise(grantable((*whole, *_short_spellings(whole))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def _cut(base: Rules, role: Role) -> _Cut:
     tails = nested_tails(base)
     dropped = tuple(with_nested(as_rule(entry), tails) for entry in role.drop or ())
     orphaned = _short_spellings_with_all_dropped(dropped)
-    picked = intersect(namespaced(base), _wanted(role, tails))
-    left = namespaced(subtract((*picked, *added(role)), (*dropped, *orphaned), (*KNOWN, *base)))
+    picked = intersect(grantable(base), _wanted(role, tails))
+    left = grantable(subtract((*picked, *added(role)), (*dropped, *orphaned), (*KNOWN, *base)))
     left += subtract(_short_spellings(left), dropped, VOCABULARY)
     rules, omitted = _reachable(left)
     return _Cut(rules, omitted) if role.virtual_machines is None else _narrowed(rules, omitted, role.virtual_machines)
@@ -191,7 +191,8 @@ def _refuse_if_no_base_can_fill(role: Role, base: Rules) -> None:
     if undropped.omitted:
         raise InvalidRole("role.keep", _listed(map(_omission, undropped.omitted)))
     raise InvalidRole(
-        "role.keep", "all that it names has no namespace and no RoleBinding can give it: keep a namespaced resource"
+        "role.keep",
+        "all that it names has no namespace, or is what access is made of, and no grant can give it: keep something else",
     )
 
 

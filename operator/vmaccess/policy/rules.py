@@ -87,8 +87,18 @@ def covers(owner: Rules, wanted: Rules) -> bool:
 
     A wildcard is covered only by a wildcard, a rule for any name only by a rule for any name.
     """
+    return not uncovered(owner, wanted)
+
+
+def uncovered(owner: Rules, wanted: Rules) -> Rules:
+    """The rights in `wanted` that `owner` does not have, seen as `covers` sees them, normalised."""
     held = _cells(owner)
-    return all(_has_verbs(_verbs_at(held, _containing(key)), verbs) for key, verbs in _cells(wanted).items())
+    missing: _Cells = {}
+    for key, verbs in _cells(wanted).items():
+        there = _verbs_at(held, _containing(key))
+        if not _has_verbs(there, verbs):
+            missing[key] = {ANY} if ANY in verbs else verbs - there
+    return _from_cells(missing)
 
 
 def intersect(a: Rules, b: Rules) -> Rules:

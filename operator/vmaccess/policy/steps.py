@@ -52,9 +52,10 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to write now: what is awaited will be seen by a watch."""
+    """Nothing to write now: what is awaited will be seen by a watch. `holds` says that too wide a right stays meanwhile."""
 
     why: str
+    holds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

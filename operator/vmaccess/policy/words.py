@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from vmaccess.policy.entries import KNOWN
 from vmaccess.policy.kubevirt import KUBEVIRT, SUBRESOURCES
-from vmaccess.policy.rules import Rules, subtract
+from vmaccess.policy.rules import Rules, uncovered
 
 MOST = 40  # rights that one message names
 
 
 def difference(before: Rules, after: Rules) -> str:
     """What is new and what is gone, such as `+virtualmachineinstances/reset update; -virtualmachines/migrate update`."""
-    gained, lost = subtract(after, before, KNOWN), subtract(before, after, KNOWN)
+    gained, lost = uncovered(before, after), uncovered(after, before)
     words = [f"-{right}" for right in rights(lost)] + [f"+{right}" for right in rights(gained)]
     return "; ".join(words[:MOST]) + (f"; and {len(words) - MOST} more" if len(words) > MOST else "")
 
