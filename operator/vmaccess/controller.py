@@ -275,8 +275,8 @@ class Controller:
                     case Life.ASKED:
                         self.queue.add_after(key, ASKED_AGAIN)
                         return
-                if self._ownership.asked != asked:
-                    continue  # the world may have gone on meanwhile, and now the answer is known
+                if self._ownership.asked != asked and not self._still(progress, key, decision):
+                    continue  # the world went on while that was asked
                 desperate = self.queue.failures(key) >= DESPERATE
                 await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE, desperate=desperate)
                 tried += 1
@@ -290,6 +290,10 @@ class Controller:
                 raise
             finally:
                 self._writing.pop(key, None)
+
+    def _still(self, progress: Progress, key: Key, decision: Decision) -> bool:
+        """Whether a decision holds."""
+        return self._progress.get(key.grant) is progress and self._decide(progress, key) == decision
 
     def _begun(self, progress: Progress, key: Key, decision: Decision) -> None:
         """Work has begun. Should it take long, or never come to its end, the status must not go on saying that all is well."""

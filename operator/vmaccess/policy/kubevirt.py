@@ -76,7 +76,7 @@ CLUSTER_SCOPED: Final[Mapping[str, tuple[str, ...]]] = {
 ACCESS: Final[Mapping[str, tuple[str, ...]]] = {
     "rbac.authorization.k8s.io": ("*",),
     "vmaccess.dev": ("*",),
-    "": ("serviceaccounts", "secrets"),
+    "": ("serviceaccounts",),
 }
 
 # The verb of a subresource is its HTTP method: GET is get, PUT is update. A second verb is one that default roles before v0.59
