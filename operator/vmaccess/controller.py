@@ -156,7 +156,7 @@ class Controller:
                 self.queue.add(key)
                 if part is Part.CLUSTER_ROLE:
                     self.wake(name)  # every namespace depends on it
-                elif progress.cluster_role is not None and progress.cluster_role.moving:
+                elif (role := progress.cluster_role) is not None and (role.moving or role.reason is Reason.NAME_CONFLICT):
                     self.queue.add_after(Key(Part.CLUSTER_ROLE, name), LEAVERS_GONE)
             elif new is not None or not self.world.related_namespaces(name):
                 self.queue.add(Key(Part.GRANT, name))

@@ -78,6 +78,19 @@ async def test_delays_grow_with_failures_up_to_a_limit_and_shrink_when_forgotten
     queue.add("a")
 
 
+async def test_a_key_that_fails_for_ever_is_retried_for_ever() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert queue.failures("a") == 0
+    delays = [queue.retry("a") for _ in range(5000)]
+    assert queue.failures("a") == 5000
+    assert delays[-1][1] == 5000
+    assert all(LAST_DELAY * 0.9 <= delay <= LAST_DELAY * 1.1 for delay, _ in delays[20:])
+    assert queue.failures("b") == 0
+    queue.forget("a")
+    assert queue.failures("a") == 0
+    queue.add("a")
+
+
 async def test_the_earlier_of_two_delayed_adds_wins_and_an_immediate_one_overtakes_both() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add_after("a", 60)

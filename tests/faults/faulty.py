@@ -105,7 +105,7 @@ async def running(kubeconfig: Path, plan: Plan = untouched, *, workers: int = 8)
         async with FaultyApi(configuration, plan) as api, at_work(api, workers) as controller:
             yield controller, api
     finally:
-        await asyncio.sleep(0.1)  # aiohttp closes TLS connections a little later than its session
+        await asyncio.sleep(0.5)  # aiohttp closes TLS connections a little later than its session
 
 
 @asynccontextmanager

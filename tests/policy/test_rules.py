@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmaccess.policy.rules import Rule, Rules, allows, covers, intersect, normalise, overlaps, parse, render, subtract
+from vmaccess.policy.rules import Rule, Rules, allows, covers, intersect, normalise, overlaps, parse, render, subtract, uncovered
 
 # The universe has a name in every place that no rule ever mentions (`other`), so that a wildcard is more than all that is named.
 GROUPS = ("", "g1", "g2")
@@ -69,6 +69,26 @@ def test_allows_is_kubernetes_answer(rules: Rules) -> None:
 @given(RULES, RULES)
 def test_covers_exactly_what_means_no_more(owner: Rules, wanted: Rules) -> None:
     assert covers(owner, wanted) == (meaning(wanted) <= meaning(owner))
+
+
+def atoms(rules: Rules) -> list[Rule]:
+    """The same rules, each of one group, resource, verb and name."""
+    return [
+        Rule((group,), (resource,), (verb,), (name,) if name else ())
+        for rule in rules
+        for group, resource, verb, name in product(rule.api_groups, rule.resources, rule.verbs, rule.resource_names or ("",))
+    ]
+
+
+@given(RULES, RULES)
+def test_uncovered_is_all_that_is_wanted_and_not_covered_and_nothing_else(owner: Rules, wanted: Rules) -> None:
+    missing = uncovered(owner, wanted)
+    assert missing == normalise(missing)
+    assert covers((*owner, *missing), wanted)
+    assert meaning(wanted) - meaning(owner) <= meaning(missing) <= meaning(wanted)
+    assert not [atom for atom in atoms(missing) if covers(owner, (atom,))], "what is covered is not missing"
+    assert all(allows(wanted, group, resource, verb, name) for group, resource, verb, name in meaning(missing))
+    assert uncovered((*owner, *missing), wanted) == ()
 
 
 @given(RULES, RULES)
@@ -200,6 +220,30 @@ def test_allows(given_rule: Rule, resource: str, name: str | None, expected: boo
 )
 def test_covers(owner: Rule, wanted: Rule, expected: bool) -> None:  # noqa: FBT001 - a table column
     assert covers((owner,), (wanted,)) is expected
+
+
+@pytest.mark.parametrize(
+    ("owner", "wanted", "expected"),
+    [
+        pytest.param(
+            rule("vms", "get list"), rule("vms", "*"), [rule("vms", "*")], id="any verb is more than all that are named"
+        ),
+        pytest.param(rule("vms", names="a"), rule("vms"), [rule("vms")], id="any name is more than one"),
+        pytest.param(rule("vms"), rule("vms", names="a"), [], id="one name is in any"),
+        pytest.param(
+            rule("vms", names="a"),
+            rule("vms", "get list", "a b"),
+            [rule("vms", "list", "a"), rule("vms", "get list", "b")],
+            id="a name and a verb",
+        ),
+        pytest.param(rule("vms", "get"), rule("vms", "get list"), [rule("vms", "list")], id="a verb"),
+        pytest.param(rule("vms/vnc"), rule("*/vnc"), [rule("*/vnc")], id="a subresource of any resource"),
+        pytest.param(rule("*/vnc"), rule("vms/vnc vms"), [rule("vms")], id="a resource"),
+        pytest.param(rule("vms", group="g"), rule("vms", group="*"), [rule("vms", group="*")], id="any group"),
+    ],
+)
+def test_uncovered(owner: Rule, wanted: Rule, expected: list[Rule]) -> None:
+    assert uncovered((owner,), (wanted,)) == normalise(expected)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class WriteFailed(Exception):
     """A write that did not happen, as far as is known.
 
     `retry_after` is the server's wish in seconds, 0 where it has none; `final` says that trying again has little hope, `answered`
-    that the API server did answer: else the write may still happen.
+    that the API server itself said no: after a 5xx, or no answer at all, the write may still happen.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Executor:
             if not isinstance(step, Delete) and step.instead is not None and final:
                 log.warning("%s refused, doing the next best: %s", _describe(step), error)
                 await self.write(step.instead, owner, desperate=desperate)
-            message, answered = f"{_describe(step)}: {_message(error)}", error.status != 0
+            message, answered = f"{_describe(step)}: {_message(error)}", 0 < error.status < 500
             raise WriteFailed(_reason(error), message, retry_after=error.retry_after, final=final, answered=answered) from error
 
     async def _send(self, step: Write, owner: OwnerId, *, insist: bool) -> None:

@@ -242,7 +242,8 @@ class Child:
         return ends | {mark.uid for mark in (label, self.remembered_grant) if mark is not None and mark.uid in revoked}
 
     def relates_to(self) -> set[str]:
-        """Names of the grants that this object may have to do with: by name, by label, by ownerReference.
+        """Names of the grants that this object may have to do with: by name, by label, by ownerReference, a binding by
+        its roleRef as well: who binds our roles to others shares what we write into them.
 
         A ClusterRole only if it has a name that we give: marks alone, copied onto a system role, must never be its end.
         """
@@ -250,8 +251,9 @@ class Child:
             return set()
         marks = (self.marked_label, self.marked_owner, self.remembered_grant)
         names = {mark.name for mark in marks if mark is not None}
-        if self.kind is not Kind.SERVICE_ACCOUNT and self.name.startswith(NAME_PREFIX):
-            names.add(self.name.removeprefix(NAME_PREFIX).split(":", 1)[0])
+        if self.kind is not Kind.SERVICE_ACCOUNT:
+            given = (self.name, self.content.role_name if isinstance(self.content, BindingContent) else "")
+            names |= {name.removeprefix(NAME_PREFIX).split(":", 1)[0] for name in given if name.startswith(NAME_PREFIX)}
         return {name for name in names if _is_grant_name(name)}
 
     def whose(self, owner: OwnerId) -> Whose:

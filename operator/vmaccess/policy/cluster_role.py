@@ -133,10 +133,12 @@ def _shared_with_strangers(grant: GrantId, wanted: Rules, role: Child | None, st
     if role is not None and role.content == RoleContent(wanted) and role.marks_intact(grant):
         return Settled()  # it says what it shall already, and gives them nothing new
     where = ", ".join(sorted(f"{child.namespace}/{child.name}" for child in strangers)[:5])
+    labelled = next((child for child in strangers if child.marked_label is not None), None)
+    cure = conflict(labelled) if labelled is not None else "delete them once their origin is known"
     return Refused(
         Reason.NAME_CONFLICT,
-        f"{len(strangers)} RoleBindings that are not this grant's point to its ClusterRole and would give its rights to others "
-        f"({where}): {conflict(strangers[0])}",
+        f"RoleBindings that are not this grant's point to its ClusterRole ({where}) and would share with others what is added, "
+        f"so it stays as it is: {cure}",
     )
 
 
