@@ -26,7 +26,15 @@ def example(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Path]:
 
 
 def test_there_are_the_promised_ones() -> None:
-    assert {file.stem for file in FILES} >= {"runner", "team-viewers", "custom-role", "suspended"}
+    assert {file.stem for file in FILES} >= {
+        "runner",
+        "team-viewers",
+        "custom-role",
+        "suspended",
+        "operators",
+        "one-machine",
+        "cluster-wide",
+    }
 
 
 def test_it_is_admitted_and_understood(example: Path, stage: Stage, cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import yaml
 
 from localcluster.access import Access, write_kubeconfig
-from localcluster.audit import read_events
+from localcluster.audit import end, read_events
 from localcluster.errors import ClusterError, KubectlError
 from localcluster.waiting import wait_until
 
@@ -173,8 +173,8 @@ class Cluster(ABC):
         )
 
     def audit_position(self) -> int:
-        """Return how long the audit log is now, for `audit_events(since=...)`."""
-        return self._audit_log.stat().st_size
+        """Return where the audit log ends now, for `audit_events(since=...)`."""
+        return end(self._audit_log)
 
     def audit_events(self, *, user: str | None = None, since: int = 0) -> list[dict[str, Any]]:
         """Return the audit events written after `since`, optionally of one user name only.

@@ -33,6 +33,17 @@ def audit_flags(log: Path, policy: Path) -> list[str]:
     ]
 
 
+LONGEST_LINE = 1 << 16
+
+
+def end(log: Path) -> int:
+    """Return the position after the last whole line: others write meanwhile, and not a line at a time."""
+    with log.open("rb") as file:
+        size = file.seek(0, 2)
+        start = file.seek(max(0, size - LONGEST_LINE))
+        return start + file.read(size - start).rfind(b"\n") + 1
+
+
 def read_events(log: Path, since: int) -> list[dict[str, Any]]:
     """Return the events after a position in bytes; a line that is still being written is left for the next time."""
     with log.open("rb") as file:
