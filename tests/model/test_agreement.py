@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vmaccess.model.grant import read_spec
 from vmaccess.model.problems import Problems
-from vmaccess.model.spec import RBAC_GROUP, Spec
+from vmaccess.model.spec import RBAC_GROUP, AddOn, Preset, Spec
 from vmaccess.model.structural import structural
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ def expression(key: str = "team", operator: str = "In", **more: Any) -> Grant:
 def with_fields(fields: Grant) -> Grant:
     valid = grant()
     return valid | {"spec": valid["spec"] | fields}
+
+
+def with_cluster_role(machines: list[str], *, suspend: bool = False, **role: Any) -> Grant:
+    return grant(role={"kind": "ClusterRole", "virtualMachines": machines, **role}, suspend=suspend)
 
 
 def numbered(count: int, shape: str = "n{}") -> list[str]:
@@ -109,6 +113,25 @@ ACCEPTED: dict[str, Grant] = {
     "500 exclusions": grant(excludeNamespaces=numbered(500)),
     "empty role": grant(role={}),
     "role with defaults spelled out": grant(role={"kind": "Role", "from": "kubevirt.io:admin", "preset": "View"}),
+    "a ClusterRole": grant(role={"kind": "ClusterRole"}),
+    **{f"preset {preset}": grant(role={"preset": preset}) for preset in get_args(Preset)},
+    "a preset with kind ClusterRole": grant(role={"kind": "ClusterRole", "preset": "Admin"}),
+    "every add-on": grant(role={"include": list(get_args(AddOn))}),
+    "an add-on with kind ClusterRole": grant(role={"kind": "ClusterRole", "include": ["Migrate"]}),
+    "one named machine": grant(role={"virtualMachines": ["web-1"]}),
+    "a named machine with kind Role": grant(role={"kind": "Role", "virtualMachines": ["web-1"]}),
+    "a machine with dots": grant(role={"virtualMachines": ["a.b-c.d"]}),
+    "100 machines of the greatest length": grant(role={"virtualMachines": numbered(100, "m{:03}" + "x" * 249)}),
+    "everything about a role but its kind": grant(
+        role={
+            "from": "kubevirt.io:edit",
+            "preset": "Edit",
+            "keep": [{"resources": ["virtualmachines"], "verbs": ["get"]}],
+            "drop": [{"verbs": ["delete"]}],
+            "include": ["Snapshots"],
+            "virtualMachines": ["web-1", "web-2"],
+        }
+    ),
     "base role of 253 characters": grant(role={"from": "a" * 253}),
     "base role beyond ASCII": grant(role={"from": "aü\u00a0"}),
     "keep with everything": keep(apiGroups=["*"], resources=["*"], verbs=["*"]),
@@ -273,6 +296,34 @@ REFUSED: dict[str, tuple[str, Grant]] = {
     "role of an unknown kind": ("spec.role.kind", grant(role={"kind": "RoleBinding"})),
     "unknown preset": ("spec.role.preset", grant(role={"preset": "Views"})),
     "empty preset": ("spec.role.preset", grant(role={"preset": ""})),
+    "preset in small letters": ("spec.role.preset", grant(role={"preset": "operate"})),
+    "unknown add-on": ("spec.role.include[0]", grant(role={"include": ["Migrat"]})),
+    "add-on in small letters": ("spec.role.include[1]", grant(role={"include": ["VNC", "migrate"]})),
+    "preset for an add-on": ("spec.role.include[0]", grant(role={"include": ["View"]})),
+    "empty add-on": ("spec.role.include[0]", grant(role={"include": [""]})),
+    "null among the add-ons": ("spec.role.include[1]", grant(role={"include": ["VNC", None]})),
+    "add-on twice": ("spec.role.include[2]", grant(role={"include": ["VNC", "Power", "VNC"]})),
+    "no add-on": ("spec.role.include", grant(role={"include": []})),
+    "31 add-ons": ("spec.role.include", grant(role={"include": numbered(31)})),
+    "no machine": ("spec.role.virtualMachines", grant(role={"virtualMachines": []})),
+    "no machine with kind ClusterRole": ("spec.role.virtualMachines", with_cluster_role([])),
+    "machine with an empty name": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": [""]})),
+    "machine in capitals": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": ["Web-1"]})),
+    "machine with an underscore": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": ["web_1"]})),
+    "machine with a wildcard": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": ["web-*"]})),
+    "machine with a namespace": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": ["default/web-1"]})),
+    "machine with a line feed": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": ["web-1\n"]})),
+    "machine that ends with a hyphen": ("spec.role.virtualMachines[1]", grant(role={"virtualMachines": ["web-1", "web-"]})),
+    "machine with two dots": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": ["a..b"]})),
+    "machine of 254 characters": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": ["a" * 254]})),
+    "null among the machines": ("spec.role.virtualMachines[0]", grant(role={"virtualMachines": [None]})),
+    "machine twice": ("spec.role.virtualMachines[1]", grant(role={"virtualMachines": ["web-1", "web-1"]})),
+    "101 machines": ("spec.role.virtualMachines", grant(role={"virtualMachines": numbered(101)})),
+    "machines with kind ClusterRole": ("spec.role.virtualMachines", with_cluster_role(["web-1"])),
+    "machines with kind ClusterRole and much else": (
+        "spec.role.virtualMachines",
+        with_cluster_role(["web-1"], preset="Operate", include=["VNC"], suspend=True),
+    ),
     "empty base role": ("spec.role.from", grant(role={"from": ""})),
     "base role with a slash": ("spec.role.from", grant(role={"from": "a/b"})),
     "base role ..": ("spec.role.from", grant(role={"from": ".."})),
@@ -348,6 +399,8 @@ EVERY_FIELD = grant(
         "preset": "View",
         "keep": [{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines", "*/vnc"], "verbs": ["get", "list"]}],
         "drop": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}, {"verbs": ["delete"]}],
+        "include": ["Migrate", "StorageView"],
+        "virtualMachines": ["web-1", "web-2"],
     },
     suspend=False,
 )
@@ -430,8 +483,10 @@ UNKNOWN: dict[str, tuple[str, Grant]] = {
     "suspension": ("spec.suspended", grant(suspended=True)),
     "null": ("spec.later", with_fields({"later": None})),
     "expiry of a later version": ("spec.expirationTime", grant(expirationTime="2027-01-01T00:00:00Z")),
-    "add-ons of a later version": ("spec.role.include", grant(role={"include": ["Migrate"]})),
-    "virtualMachines of a later version": ("spec.role.virtualMachines", grant(role={"virtualMachines": ["web-1"]})),
+    "add-ons in the plural": ("spec.role.includes", grant(role={"includes": ["Migrate"]})),
+    "machines in the singular": ("spec.role.virtualMachine", grant(role={"virtualMachine": ["web-1"]})),
+    "machines in Python's spelling": ("spec.role.virtual_machines", grant(role={"virtual_machines": ["web-1"]})),
+    "machines outside of the role": ("spec.virtualMachines", grant(virtualMachines=["web-1"])),
     "a field beside spec": ("suspend", grant() | {"suspend": True}),
     **{
         f"further field of {dotted(path) or 'the object'}": (dotted((*path, "newer")), changed((*path, "newer"), {}))
@@ -481,7 +536,7 @@ AWKWARD = (
     "", " ", "a", "b", "A", "-", "a-", "-a", "a.b", "a..b", ".", "..", "*", "?", "a*", "*/a", "*/*", "a/b", "a/b/c", "/a", "a/",
     "a\n", "\na", "a\u00a0", "\u2028", "a\x0b", "a\x85b", "a\x00b", "a\x7f", "é", "😀", "\u212a", "\uff41", "a b", "a:b", "a%b",
     "_a", "default", "system:", "system:a", "System:a", "system:serviceaccount:a:b", "User", "Group", "ServiceAccount", "View",
-    "Role", "In", "NotIn", "Exists", "DoesNotExist", RBAC_GROUP, "get", "true", "123",
+    "Role", "ClusterRole", "Admin", "Migrate", "web-1", "In", "NotIn", "Exists", "DoesNotExist", RBAC_GROUP, "get", "true", "123",
     *("a" * length for length in (63, 64, 253, 254, 317, 318, 512, 513)), "a" * 253 + "/b", "a" * 254 + "/b",
 )  # fmt: skip
 NAMES = st.sampled_from(AWKWARD) | st.text(st.sampled_from("aZ0-._/*?:% \t\n\x0b\x1f\x7f\x85\xa0\u2028é"), max_size=5)

@@ -75,9 +75,12 @@ def test_the_fullest_status_is_stored_and_shown(grants_api: Cluster, stored: str
         observed_generation=1,
         conditions=(condition("Ready", message="m" * 100_000), condition("Active"), condition("Stalled", status="False")),
         namespaces=Namespaces(selected=5000, granted=4980, failed=20, summary="4980/5000"),
-        failures=tuple(Failure(namespace="n" * 63, reason="NameConflict", message="m" * 100_000) for _ in range(MAX_FAILURES)),
+        failures=(
+            Failure(namespace="", reason="NameConflict", message="a ClusterRole is in no namespace"),
+            *(Failure(namespace="n" * 63, reason="NameConflict", message="m" * 100_000) for _ in range(MAX_FAILURES - 1)),
+        ),
         service_accounts=tuple(ServiceAccountStatus(namespace="n" * 63, name=f"{index}" + "a" * 250) for index in range(100)),
-        role=RoleStatus(from_="kubevirt.io:admin", preset="View", rules=14, hash="0" * 64),
+        role=RoleStatus(from_="kubevirt.io:admin", base_hash="1" * 64, preset="View", rules=14, hash="0" * 64),
     ).dump()
     code, answer = grants_api.request("PATCH", f"{stored}/status", {"status": status})
     assert code == 200, answer

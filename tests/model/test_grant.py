@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import json
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vmaccess.model.grant import Selection, Withdrawals, read_spec, withdrawals
+from vmaccess.model.names import DNS_SUBDOMAIN, IN_WORDS
 from vmaccess.model.problems import MAX_EXPLAINED, Problems
-from vmaccess.model.spec import SERVICE_ACCOUNT_AS_USER, LabelSelector, Spec
+from vmaccess.model.spec import SERVICE_ACCOUNT_AS_USER, AddOn, LabelSelector, Spec
 from vmaccess.model.structural import structural
 
 Grant = dict[str, Any]
@@ -19,6 +20,7 @@ WHO = {"subjects": [{"kind": "Group", "name": "oidc:team-a"}]}
 WHERE = {"namespaces": ["default"]}
 
 LABEL_IN_WORDS = "use lower case letters, digits and '-', with a letter or digit at both ends"
+ADD_ONS_IN_WORDS = ", ".join(get_args(AddOn))
 
 MESSAGES: dict[str, tuple[Any, list[str]]] = {
     "no spec": (None, ["spec: is required: set it"]),
@@ -56,7 +58,35 @@ MESSAGES: dict[str, tuple[Any, list[str]]] = {
     "duplicate": (WHO | {"namespaces": ["a", "b", "a"]}, ["spec.namespaces[2]: the same as entry 0: remove one"]),
     "unknown preset": (
         WHO | WHERE | {"role": {"preset": "view"}},
-        ['spec.role.preset: "view" is not known: did you mean View? Use one of View'],
+        ['spec.role.preset: "view" is not known: did you mean View? Use one of View, Operate, Edit, Admin'],
+    ),
+    "add-ons in other letters and misspelt": (
+        WHO | WHERE | {"role": {"include": ["storageview", "Migrat", "VNC", "Sudo"]}},
+        [
+            f'spec.role.include[0]: "storageview" is not known: did you mean StorageView? Use one of {ADD_ONS_IN_WORDS}',
+            f'spec.role.include[1]: "Migrat" is not known: did you mean Migrate? Use one of {ADD_ONS_IN_WORDS}',
+            f'spec.role.include[3]: "Sudo" is not known: Use one of {ADD_ONS_IN_WORDS}',
+        ],
+    ),
+    "named machines with a ClusterRole": (
+        WHO | WHERE | {"role": {"kind": "ClusterRole", "virtualMachines": ["web-1"]}},
+        [
+            "spec.role.virtualMachines: virtual machines can be named only with kind Role: remove kind, or virtualMachines",
+        ],
+    ),
+    "bad name of a machine": (
+        WHO | WHERE | {"role": {"virtualMachines": ["web-1", "Web_2", ""]}},
+        [
+            f'spec.role.virtualMachines[1]: "Web_2" is not allowed: use {IN_WORDS[DNS_SUBDOMAIN]}',
+            "spec.role.virtualMachines[2]: is empty: give it a value or remove it",
+        ],
+    ),
+    "a machine twice and no add-on": (
+        WHO | WHERE | {"role": {"include": [], "virtualMachines": ["web-1", "web-1"]}},
+        [
+            "spec.role.include: is empty: add an entry or remove the field",
+            "spec.role.virtualMachines[1]: the same as entry 0: remove one",
+        ],
     ),
     "unknown kind": (
         WHERE | {"subjects": [{"kind": "Groups", "name": "a"}, {"kind": "Robot", "name": "b"}]},
@@ -128,6 +158,7 @@ def test_any_mapping_is_read() -> None:
 GRANT = {"apiVersion": "vmaccess.dev/v1alpha1", "kind": "VMAccessGrant", "metadata": {"name": "a"}, "status": {"newer": 1}}
 IF_NOT = "If not, remove it or upgrade to a version that knows it"
 OR_ELSE = "remove it or upgrade to a version that knows it"
+FIELDS_OF_ROLE = "kind, from, preset, keep, drop, include, virtualMachines"
 
 UNKNOWN: dict[str, tuple[Grant, str]] = {
     "labels": (
@@ -154,13 +185,21 @@ UNKNOWN: dict[str, tuple[Grant, str]] = {
         {"expirationTime": "2027-01-01T00:00:00Z"},
         f"spec.expirationTime: unknown field: known here are {', '.join(structural(Spec)['properties'])}: {OR_ELSE}",
     ),
+    "add-ons in the plural": (
+        {"role": {"includes": ["Migrate"]}},
+        f"spec.role.includes: unknown field: did you mean include? {IF_NOT}",
+    ),
+    "machines in Python's spelling": (
+        {"role": {"virtual_machines": ["web-1"]}},
+        f"spec.role.virtual_machines: unknown field: did you mean virtualMachines? {IF_NOT}",
+    ),
     "a later field of the role": (
-        {"role": {"include": ["Migrate"]}},
-        f"spec.role.include: unknown field: known here are kind, from, preset, keep, drop: {OR_ELSE}",
+        {"role": {"ttl": "1h"}},
+        f"spec.role.ttl: unknown field: known here are {FIELDS_OF_ROLE}: {OR_ELSE}",
     ),
     "hostile text": (
         {"role": {"\u202e\n": 1}},
-        f'spec.role["\\u202e\\n"]: unknown field: known here are kind, from, preset, keep, drop: {OR_ELSE}',
+        f'spec.role["\\u202e\\n"]: unknown field: known here are {FIELDS_OF_ROLE}: {OR_ELSE}',
     ),
 }
 
@@ -266,7 +305,20 @@ def test_what_selects_and_stands_beside_spec_holds_the_selection(field: str, hel
 FIELDS = (
     *("metadata", "name", "spec", "serviceAccounts", "subjects", "kind", "apiGroup", "namespace", "namespaces"),
     *("namespaceSelector", "matchLabels", "matchExpressions", "operator", "key", "values", "excludeNamespaces", "role", "from"),
-    *("keep", "drop", "resources", "verbs", "suspend", "[key]", "a.b/c", "suspended", "match_labels"),
+    *(
+        "keep",
+        "drop",
+        "include",
+        "virtualMachines",
+        "preset",
+        "resources",
+        "verbs",
+        "suspend",
+        "[key]",
+        "a.b/c",
+        "suspended",
+        "match_labels",
+    ),
 )
 JSON = st.recursive(
     st.none()

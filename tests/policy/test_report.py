@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from vmaccess.policy.children import GrantId
 from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, read_grant
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import Facts, Outcome, State, failed, report
 from vmaccess.policy.role import Trimmed, Warning_
-from vmaccess.policy.rules import Rule
+from vmaccess.policy.rules import Rule, Rules
+from vmaccess.policy.target import role_target
 from vmaccess.policy.transitions import transitions
 
 NOW, EARLIER = "2026-11-22T12:00:00Z", "2026-11-01T00:00:00Z"
 RULES = (Rule(("kubevirt.io",), ("virtualmachines",), ("get",)),)
-GIVE = Give(Trimmed(RULES, ()), ())
+TARGET = role_target(GrantId("g", "u"))
+GIVE = Give(Trimmed(RULES, ()), TARGET, ())
 SUSPENDED = Take(Reason.SUSPENDED, "suspended")
 GRANTED, PENDING, REVOKING = Outcome(State.GRANTED), Outcome(State.PENDING), Outcome(State.REVOKING)
+BLOCKED = Outcome(State.BLOCKED)
 CONFLICT = Outcome(State.FAILED, Reason.NAME_CONFLICT, "taken")
 MISSING = Outcome(State.FAILED, Reason.NAMESPACE_NOT_FOUND, "missing")
 STUCK = failed(REVOKING, Reason.API_ERROR, "no answer")
@@ -30,10 +35,12 @@ def grant(status: dict[str, Any] | None = None, **spec: Any) -> Grant:
     return read_grant({"metadata": metadata, "spec": whole, "status": status or {}}, None)
 
 
-def status(intent: Intent, *outcomes: Outcome, bound: int = 0, of: Grant | None = None) -> dict[str, Any]:
+def status(
+    intent: Intent, *outcomes: Outcome, bound: int = 0, of: Grant | None = None, cluster_roles: tuple[Outcome, ...] = ()
+) -> dict[str, Any]:
     """The status with these outcomes in namespaces n0, n1, …"""
     namespaces = {f"n{number}": outcome for number, outcome in enumerate(outcomes)}
-    return report(of or grant(), Facts(intent, namespaces, {}, bound, ()), NOW)
+    return report(of or grant(), Facts(intent, namespaces, {}, bound, (), cluster_roles, base=RULES), NOW)
 
 
 def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -131,7 +138,7 @@ def test_a_condition_keeps_its_date_while_its_status_lasts() -> None:
 
 
 def test_warnings_follow_the_rights_and_go_with_them() -> None:
-    warned = Give(Trimmed(RULES, (Warning_("SecretsReachable", "one"), Warning_("SecretsReachable", "two"))), ())
+    warned = Give(Trimmed(RULES, (Warning_("SecretsReachable", "one"), Warning_("SecretsReachable", "two"))), TARGET, ())
     everywhere = grant(namespaceSelector={})
     facts = Facts(warned, {"n0": GRANTED}, {}, 1, (("elsewhere", "runner"),))
     told = {condition["type"]: condition for condition in report(everywhere, facts, NOW)["conditions"]}
@@ -149,3 +156,226 @@ def test_events_are_about_what_begins() -> None:
     assert list(transitions(after, after)) == []
     failing = status(GIVE, CONFLICT)
     assert [(note.kind, note.reason) for note in transitions(after, failing)] == [("Warning", "NameConflict")]
+
+
+# --- the ClusterRole behind the bindings ---
+
+
+@pytest.mark.parametrize(
+    ("intent", "outcomes", "cluster_role", "ready", "abnormal", "read"),
+    [
+        pytest.param(GIVE, [GRANTED], GRANTED, "Granted", None, "Current", id="as it should be"),
+        pytest.param(GIVE, [BLOCKED], PENDING, "Progressing", "Reconciling", "InProgress", id="on the way"),
+        pytest.param(GIVE, [BLOCKED], GRANTED, "Progressing", "Reconciling", "InProgress", id="there, and not bound to yet"),
+        pytest.param(GIVE, [GRANTED, BLOCKED], None, "Progressing", "Reconciling", "InProgress", id="nothing heard of it yet"),
+        pytest.param(GIVE, [GRANTED], PENDING, "Progressing", "Reconciling", "InProgress", id="being repaired"),
+        pytest.param(
+            GIVE, [GRANTED], REVOKING, "Progressing", "Reconciling", "InProgress", id="of another target, on its way out"
+        ),
+        pytest.param(GIVE, [BLOCKED], CONFLICT, "NameConflict", "Stalled", "Failed", id="the name is taken"),
+        pytest.param(GIVE, [MISSING], CONFLICT, "NameConflict", "Stalled", "Failed", id="taken, and a namespace is missing"),
+        pytest.param(GIVE, [GRANTED], STUCK, "RevocationFailed", "Reconciling", "InProgress", id="it should be gone and is not"),
+        pytest.param(
+            GIVE,
+            [BLOCKED],
+            failed(PENDING, Reason.ESCALATION, "no", final=True),
+            "Escalation",
+            "Stalled",
+            "Failed",
+            id="the operator does not hold it",
+        ),
+        pytest.param(
+            GIVE, [BLOCKED], failed(PENDING, Reason.API_ERROR, "no"), "APIError", "Reconciling", "InProgress", id="no answer"
+        ),
+        pytest.param(SUSPENDED, [], None, "Suspended", None, "Current", id="suspended and gone"),
+        pytest.param(SUSPENDED, [], REVOKING, "Progressing", "Reconciling", "InProgress", id="suspended, not gone yet"),
+        pytest.param(SUSPENDED, [], STUCK, "RevocationFailed", "Reconciling", "InProgress", id="suspended, and it will not go"),
+    ],
+)
+def test_what_became_of_the_cluster_role(
+    intent: Intent, outcomes: list[Outcome], cluster_role: Outcome | None, ready: str, abnormal: str | None, read: str
+) -> None:
+    found = status(intent, *outcomes, cluster_roles=(cluster_role,) if cluster_role is not None else ())
+    assert kstatus(found) == read
+    told = conditions(found)
+    assert told["Ready"] == ("True" if read == "Current" else "False", ready)
+    assert set(told) == {"Ready", "Active"} | ({abnormal} if abnormal else set())
+    counts = found["namespaces"]
+    assert counts["selected"] == counts["granted"] + counts["pending"] + counts["failed"] == len(outcomes), "it is no namespace"
+    assert counts["revoking"] == 0
+
+
+def test_a_failing_cluster_role_is_listed_first_and_in_no_namespace() -> None:
+    found = status(GIVE, *[MISSING] * 25, cluster_roles=(CONFLICT, GRANTED))
+    assert found["failures"][0] == {"namespace": "", "reason": "NameConflict", "message": "taken"}
+    assert [failure["namespace"] for failure in found["failures"][1:]] == sorted(f"n{number}" for number in range(25))[:19]
+    assert found["namespaces"]["failed"] == 25
+    stalled = next(condition for condition in found["conditions"] if condition["type"] == "Stalled")
+    assert stalled["message"] == "taken (and 25 more, see status.failures)"
+
+
+# --- the base role, and what became of it ---
+
+READING = Rule(("kubevirt.io",), ("virtualmachines",), ("get", "list"))
+STARTING = Rule(("subresources.kubevirt.io",), ("virtualmachines/start",), ("update",))
+RESETTING = Rule(("subresources.kubevirt.io",), ("virtualmachineinstances/reset",), ("update",))
+EMPTY = Take(Reason.ROLE_EMPTY, "nothing left")
+BASELESS = Hold(Reason.BASE_ROLE_NOT_FOUND, "no such ClusterRole")
+
+
+def giving(*rules: Rule) -> Give:
+    """The intent to give these rights."""
+    return Give(Trimmed(rules, ()), TARGET, ())
+
+
+def over(base: Rules | None, intent: Intent, of: Grant | None = None, before: Rules | None = None) -> dict[str, Any]:
+    """The status of a grant in one namespace over this base; `before` are the rules that the status was last written for."""
+    return report(of or grant(), Facts(intent, {"n0": GRANTED}, {}, 1, (), base=base, before=before), NOW)
+
+
+def changed(found: dict[str, Any]) -> str | None:
+    """What the condition BaseRoleChanged says."""
+    told = (condition for condition in found["conditions"] if condition["type"] == "BaseRoleChanged")
+    return next((condition["message"] for condition in told if condition["status"] == "True"), None)
+
+
+def test_the_status_names_the_base_and_fingerprints_it() -> None:
+    one, two = over((READING, STARTING), giving(READING)), over((READING, RESETTING), giving(READING))
+    assert one["role"]["from"] == "kubevirt.io:admin"
+    assert one["role"]["baseHash"] != two["role"]["baseHash"]
+    assert one["role"]["hash"] == two["role"]["hash"]
+    assert over((READING, STARTING), giving(READING, STARTING))["role"]["hash"] != one["role"]["hash"]
+    assert [one["role"][field] for field in ("preset", "rules")] == ["View", 1]
+    own = grant(role={"from": "team-base", "keep": [{"resources": ["virtualmachines"], "verbs": ["get"]}]})
+    assert [over((READING,), giving(READING), own)["role"][field] for field in ("from", "preset")] == ["team-base", "Custom"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        pytest.param([READING], [READING, RESETTING], "+virtualmachineinstances/reset update", id="a right gained"),
+        pytest.param([READING, RESETTING], [READING], "-virtualmachineinstances/reset update", id="a right lost"),
+        pytest.param(
+            [READING, STARTING],
+            [READING, RESETTING],
+            "-virtualmachines/start update; +virtualmachineinstances/reset update",
+            id="one for another",
+        ),
+        pytest.param(
+            [READING],
+            [Rule(("kubevirt.io",), ("virtualmachines",), ("get", "watch"))],
+            "-virtualmachines list; +virtualmachines watch",
+            id="another verb",
+        ),
+        pytest.param(
+            [READING],
+            [READING, Rule(("",), ("events",), ("get", "list"))],
+            "+events (core) get, list",
+            id="the core group",
+        ),
+        pytest.param(
+            [READING],
+            [READING, Rule(("snapshot.kubevirt.io",), ("virtualmachinesnapshots",), ("get",))],
+            "+virtualmachinesnapshots (snapshot.kubevirt.io) get",
+            id="another group",
+        ),
+        pytest.param(
+            [READING],
+            [READING, Rule(("kubevirt.io",), ("virtualmachineinstances",), ("get",), ("web-1", "web-2"))],
+            "+virtualmachineinstances [web-1, web-2] get",
+            id="named machines",
+        ),
+        pytest.param([READING, RESETTING], [], "-virtualmachines get, list; -virtualmachineinstances/reset update", id="all"),
+    ],
+)
+def test_a_change_of_the_base_is_told_in_words(before: list[Rule], after: list[Rule], words: str) -> None:
+    first = over(tuple(before), giving(*before))
+    assert changed(first) is None, "the first base is no change"
+    intent = giving(*after) if after else EMPTY
+    second = over(tuple(after), intent, grant(first), tuple(before))
+    message = changed(second)
+    assert message is not None
+    start, colon, told = message.partition(": ")
+    assert start + colon == "the ClusterRole 'kubevirt.io:admin' has changed, and this grant with it: "
+    assert sorted(told.split("; ")) == sorted(words.split("; "))
+    assert second["role"]["baseHash"] != first["role"]["baseHash"]
+    assert second["role"]["rules"] == len(after)
+    assert conditions(second)["Ready"][0] == ("True" if after else "False"), "by itself a warning"
+    (note,) = [note for note in transitions(first, second) if note.reason == "BaseRoleChanged"]
+    assert (note.kind, note.message) == ("Warning", message)
+    assert over(tuple(after), intent, grant(second), tuple(before)) == second, "and it stays as it is"
+    assert over(tuple(after), intent, grant(second)) == second, "after a restart too, when nobody knows what was before"
+    assert not [note for note in transitions(second, second) if note.reason == "BaseRoleChanged"]
+
+
+def test_a_second_change_is_told_anew_and_a_next_spec_ends_it() -> None:
+    first = over((READING,), giving(READING))
+    second = over((READING, STARTING), giving(READING, STARTING), grant(first), (READING,))
+    third = over((READING, RESETTING), giving(READING, RESETTING), grant(second), (READING, STARTING))
+    assert changed(third) != changed(second)
+    assert [note.reason for note in transitions(second, third)] == ["BaseRoleChanged"]
+    later = replace(grant(third), generation=4)
+    assert changed(over((READING, RESETTING), giving(READING, RESETTING), later, (READING, STARTING))) is None
+
+
+def test_a_spec_that_changes_together_with_the_base_is_no_change_of_the_base() -> None:
+    first = over((READING,), giving(READING))
+    assert changed(over((READING, STARTING), giving(STARTING), replace(grant(first), generation=4), (READING,))) is None
+
+
+def test_a_change_that_concerns_nothing_of_the_grant_shows_in_the_fingerprint_alone() -> None:
+    first = over((READING,), giving(READING))
+    second = over((READING, STARTING), giving(READING), grant(first))
+    assert changed(second) is None
+    assert second["role"]["baseHash"] != first["role"]["baseHash"]
+    assert second["role"]["hash"] == first["role"]["hash"]
+    assert list(transitions(first, second)) == []
+
+
+def test_a_change_whose_beginning_nobody_knows_any_more_is_told_all_the_same() -> None:
+    first = over((READING,), giving(READING))
+    message = changed(over((READING, STARTING), giving(READING, STARTING), grant(first), None))
+    assert message is not None
+    assert message.endswith("which rights changed is not known any more")
+
+
+def test_a_status_from_before_there_were_fingerprints_is_no_change() -> None:
+    first = over((READING,), giving(READING))
+    del first["role"]["baseHash"]
+    assert changed(over((READING, STARTING), giving(READING, STARTING), grant(first))) is None
+
+
+@pytest.mark.parametrize("hold", [BASELESS, Hold(Reason.INVALID_SPEC, "a name has vanished from the base")])
+def test_while_nothing_is_given_or_taken_the_role_stays_as_it_was_told(hold: Hold) -> None:
+    first = over((READING, STARTING), giving(READING, STARTING))
+    held = over(None, hold, grant(first))
+    assert held["role"] == first["role"]
+    back = over((READING,), giving(READING), grant(held), (READING, STARTING))
+    message = changed(back)
+    assert message is not None
+    assert message.endswith(": -virtualmachines/start update")
+    same = over((READING, STARTING), giving(READING, STARTING), grant(held))
+    assert changed(same) is None
+    assert same["role"] == first["role"]
+
+
+def test_of_another_spec_there_is_no_role_to_tell_while_nothing_is_given() -> None:
+    first = over((READING,), giving(READING))
+    assert "role" not in over(None, BASELESS, replace(grant(first), generation=4))
+    assert "role" not in over((READING,), SUSPENDED, grant(first))
+
+
+def test_a_change_was_told_while_the_base_is_away_for_a_moment() -> None:
+    """The same base comes back: what its last change has done is still true."""
+    first = over((READING, STARTING), giving(READING, STARTING))
+    second = over((READING,), giving(READING), grant(first), (READING, STARTING))
+    away = over(None, BASELESS, grant(second))
+    assert changed(over((READING,), giving(READING), grant(away))) == changed(second)
+
+
+def test_no_more_rights_are_named_than_a_person_reads() -> None:
+    many = tuple(Rule(("kubevirt.io",), (f"kind{number}",), ("get",)) for number in range(60))
+    message = changed(over(many, giving(*many), grant(over((), EMPTY)), ()))
+    assert message is not None
+    assert message.count("+kind") == 40
+    assert message.endswith("; and 20 more")
