@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from localcluster import wait_until
 from tests.faults.faulty import FaultyApi, crash_at, running
 from tests.stage import Json, Stage, Who
+from vmaccess.model.spec import Preset
 
-ANN, BOB = Who("ann"), Who("bob")
+ANN, BOB, CID = Who("ann"), Who("bob"), Who("cid")
+KEEP_LESS = [{"resources": ["virtualmachines"], "verbs": ["get", "list"]}]
 KEEP_MORE = [{"resources": ["virtualmachines"], "verbs": ["get", "list", "delete"]}]
 PATIENCE = 20.0
 
@@ -30,7 +34,7 @@ async def until(probe: object, what: str) -> None:
 async def converge(kubeconfig: Path, stage: Stage, name: str) -> int:
     """Run the controller without faults until the grant is Ready; returns the writes that were left to do."""
     async with running(kubeconfig) as (_, api):
-        await until(lambda: is_ready(stage, name), f"{name} to be ready")
+        await until(lambda: is_done(stage, name), f"{name} to be ready, and what nobody shares any more to be gone")
         return api.writes
 
 
@@ -38,6 +42,19 @@ async def crashed(api: FaultyApi) -> None:
     """Wait until the planned crash has happened."""
     async with asyncio.timeout(PATIENCE):
         await api.crashed.wait()
+
+
+def is_done(stage: Stage, name: str) -> bool:
+    """Whether the grant is Ready, and the shared ClusterRoles are those that it asks for."""
+    spec = stage.get(name)["spec"]
+    role, suspended = spec.get("role", {}), spec.get("suspend", False)
+    wanted = {role.get("preset", "View")} if role.get("kind") == "ClusterRole" and "keep" not in role else set()
+    return is_ready(stage, name) and (shared(stage) == wanted or (suspended and not shared(stage)))
+
+
+def shared(stage: Stage) -> set[str]:
+    """The presets whose ClusterRole exists."""
+    return {preset for preset in get_args(Preset) if stage.child("clusterroles", "", f"vmaccess:{preset}") is not None}
 
 
 def is_ready(stage: Stage, name: str) -> bool:
@@ -58,9 +75,21 @@ def children(stage: Stage, name: str) -> list[Json]:
     return found
 
 
-async def try_every_crash(kubeconfig: Path, stage: Stage, name: str, forth: Json, back: Json) -> int:
-    """From `back` to `forth` with a crash at each write, before and after it, then on to the end; always the same end."""
-    await converge(kubeconfig, stage, name)
+def never_wrong() -> bool:
+    """Where nothing is to be said of the moment after a crash."""
+    return True
+
+
+async def try_every_crash(
+    kubeconfig: Path, stage: Stage, name: str, forth: Json, back: Json, at_rest: Callable[[], bool] = never_wrong
+) -> int:
+    """From `back` to `forth` with a crash at each write, before and after it, then on to the end; always the same end.
+
+    `at_rest` tells whether the access is as it may be while nobody is at work after the crash.
+    """
+    for spec in (forth, back):  # what a first time leaves for good, such as a shared ClusterRole, is no part of it
+        stage.respec(name, spec)
+        await converge(kubeconfig, stage, name)
     stage.respec(name, forth)
     writes = await converge(kubeconfig, stage, name)
     reference = children(stage, name)
@@ -72,46 +101,89 @@ async def try_every_crash(kubeconfig: Path, stage: Stage, name: str, forth: Json
             stage.respec(name, forth)
             async with running(kubeconfig, crash_at(number, answered=answered)) as (_, api):
                 await crashed(api)
+            await until(at_rest, f"access as it may be after a crash at write {number}, answered={answered}")
             await converge(kubeconfig, stage, name)
             assert children(stage, name) == reference, f"crash at write {number}, answered={answered}"
             assert await converge(kubeconfig, stage, name) == 0, "and nothing is written twice"
     return writes
 
 
-async def test_creating_and_suspending(kubeconfig: Path, bare_stage: Stage) -> None:
+OWN: Json = {"kind": "ClusterRole", "keep": KEEP_MORE}
+SHARED: Json = {"kind": "ClusterRole"}
+
+
+@pytest.mark.parametrize(
+    ("role", "writes"),
+    [
+        pytest.param({}, 5, id="Role: 2 Roles, 2 bindings, the status"),
+        pytest.param(OWN, 4, id="ClusterRole: 1, 2 bindings, the status"),
+        pytest.param(SHARED, 3, id="shared: 2 bindings, the status"),
+    ],
+)
+async def test_creating_and_suspending(kubeconfig: Path, bare_stage: Stage, role: Json, writes: int) -> None:
     stage = bare_stage
     one, two = stage.namespace(), stage.namespace()
-    spec = {"subjects": [user("ann")], "serviceAccounts": [{"name": "runner", "namespace": one}], "namespaces": [one, two]}
+    spec: Json = {"subjects": [user("ann")], "serviceAccounts": [{"name": "runner", "namespace": one}], "namespaces": [one, two]}
+    spec["role"] = role
     suspended = {**spec, "suspend": True}
     name = stage.grant(suspended)
-    assert await try_every_crash(kubeconfig, stage, name, forth=spec, back=suspended) == 5  # 2 Roles, 2 bindings, the status
+    assert await try_every_crash(kubeconfig, stage, name, forth=spec, back=suspended) == writes
     stage.assert_access(ANN, {one: True, two: True})
-    assert await try_every_crash(kubeconfig, stage, name, forth=suspended, back=spec) == 5
+    assert await try_every_crash(kubeconfig, stage, name, forth=suspended, back=spec) == writes
     stage.assert_access(ANN, {one: False, two: False})
 
 
-async def test_changing_everything_at_once(kubeconfig: Path, bare_stage: Stage) -> None:
+CHANGES = [
+    pytest.param({}, {"keep": KEEP_MORE}, id="the rules of a Role"),
+    pytest.param({"kind": "ClusterRole", "keep": KEEP_LESS}, OWN, id="the rules of a ClusterRole"),
+    pytest.param({"keep": KEEP_LESS}, OWN, id="Role to ClusterRole"),
+    pytest.param(OWN, SHARED, id="ClusterRole to a shared one"),
+    pytest.param(SHARED, {**SHARED, "preset": "Operate"}, id="one shared to another"),
+    pytest.param({**SHARED, "preset": "Operate"}, {"keep": KEEP_LESS}, id="a shared one to Role"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), CHANGES)
+async def test_changing_everything_at_once(kubeconfig: Path, bare_stage: Stage, old: Json, new: Json) -> None:
     stage = bare_stage
     stays, leaves, joins = stage.namespace(), stage.namespace(), stage.namespace()
-    before = {"subjects": [user("ann")], "namespaces": [stays, leaves]}
+    before = {"subjects": [user("ann"), user("cid")], "namespaces": [stays, leaves], "role": old}
     after = {
-        "subjects": [user("bob")],
+        "subjects": [user("bob"), user("cid")],
         "serviceAccounts": [{"name": "runner", "namespace": stays}],
         "namespaces": [stays, joins],
-        "role": {"keep": KEEP_MORE},
+        "role": new,
     }
     name = stage.grant(before)
-    await try_every_crash(kubeconfig, stage, name, forth=after, back=before)
+
+    def at_rest() -> bool:
+        """Who stays has access, who leaves and who joins has it where either is listed, and nobody may do what neither gives."""
+        astray = [(ANN, joins), (BOB, leaves), (CID, "default")]
+        return stage.views(CID, stays) and not any(
+            stage.views(*where) or stage.can(who, "get", "/secrets", stays) for where in astray for who in (ANN, BOB, CID)
+        )
+
+    await try_every_crash(kubeconfig, stage, name, forth=after, back=before, at_rest=at_rest)
     stage.assert_access(ANN, {stays: False, leaves: False, joins: False})
-    stage.assert_access(BOB, {stays: True, leaves: False, joins: True})
+    for who in (BOB, CID):
+        stage.assert_access(who, {stays: True, leaves: False, joins: True})
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
-async def test_deleting(kubeconfig: Path, bare_stage: Stage, answered: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("role", "writes"),
+    [
+        pytest.param({}, 5, id="Role: 2 bindings, 2 Roles, the ServiceAccount"),
+        pytest.param(OWN, 4, id="ClusterRole: 1, 2 bindings, the ServiceAccount"),
+        pytest.param(SHARED, 4, id="shared: 2 bindings, the ServiceAccount, the ClusterRole"),
+    ],
+)
+async def test_deleting(kubeconfig: Path, bare_stage: Stage, role: Json, writes: int, answered: bool) -> None:  # noqa: FBT001
     stage = bare_stage
     one, two = stage.namespace(), stage.namespace()
-    spec = {"subjects": [user("ann")], "serviceAccounts": [{"name": "runner", "namespace": one}], "namespaces": [one, two]}
-    for number in range(1, 6):  # 2 bindings, 2 Roles, the ServiceAccount
+    spec: Json = {"subjects": [user("ann")], "serviceAccounts": [{"name": "runner", "namespace": one}], "namespaces": [one, two]}
+    spec["role"] = role
+    for number in range(1, writes + 1):
         name = stage.grant(spec)
         await converge(kubeconfig, stage, name)
         stage.cluster.stop_controller_manager()  # no garbage collector helps
@@ -120,7 +192,7 @@ async def test_deleting(kubeconfig: Path, bare_stage: Stage, answered: bool) -> 
                 await asyncio.to_thread(stage.delete, name)
                 await crashed(api)
             async with running(kubeconfig):
-                await until(lambda gone=name: not stage.children(gone), "all to be gone")
+                await until(lambda gone=name: not stage.children(gone) and not shared(stage), "all to be gone")
         finally:
             stage.cluster.start_controller_manager()
         stage.assert_access(ANN, {one: False, two: False})
