@@ -153,13 +153,16 @@ class Controller:
             if progress is not None:
                 if new is None and old is not None and old.whose(progress.grant.id) is Whose.OURS:
                     progress.lost[key] = _now()
-                self.queue.add(key)
-                if part is Part.CLUSTER_ROLE:
-                    self.wake(name)  # every namespace depends on it
-                elif (role := progress.cluster_role) is not None and (role.moving or role.reason is Reason.NAME_CONFLICT):
+                self.queue.add(key, urgent=part is Part.CLUSTER_ROLE)  # every namespace depends on that, and is woken by it
+                if part is not Part.CLUSTER_ROLE and self._waits_for_bindings(progress):
                     self.queue.add_after(Key(Part.CLUSTER_ROLE, name), LEAVERS_GONE)
             elif new is not None or not self.world.related_namespaces(name):
                 self.queue.add(Key(Part.GRANT, name))
+
+    @staticmethod
+    def _waits_for_bindings(progress: Progress) -> bool:
+        role = progress.cluster_role
+        return role is not None and (role.moving or role.reason is Reason.NAME_CONFLICT)
 
     # --- work ---
 

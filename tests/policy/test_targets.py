@@ -364,7 +364,7 @@ def test_a_held_cluster_role_loses_what_the_base_lost() -> None:
         pytest.param([bound(OWN, "ann")], [cluster_role(GRANT, "get", label_uid="", owners=())], Delete, id="to a foreign one"),
         pytest.param([bound(OWN, "ann"), bound(TARGETS["role"], "ann")], [cluster_role(GRANT, "get")], Delete, id="two of them"),
         pytest.param([bound(TARGETS["role"], "ann")], [], Wait, id="the old one waits"),
-        pytest.param([bound(OWN, "ann", "bob")], [], Patch, id="who leaves does not wait"),
+        pytest.param([bound(OWN, "ann", "bob")], [], Delete, id="who leaves a binding that gives nothing"),
         pytest.param(
             [bound(OWN, "ann", content=TARGETS["View"].content(subjects("ann")))],
             [cluster_role(GRANT, "get"), cluster_role(VIEW, "get")],

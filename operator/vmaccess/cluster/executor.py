@@ -86,7 +86,9 @@ class Executor:
         try:
             answer = await self._api.patch(mirror.resource.path(child.namespace, child.name), changes)
         except ApiError as error:
-            if error.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+            # The role of a RoleBinding may be what was not found.
+            gone = error.status == HTTPStatus.NOT_FOUND and error.message.startswith(mirror.resource.plural)
+            if error.status != HTTPStatus.CONFLICT and not gone:
                 raise
             await self._refresh(mirror, child.namespace, child.name)
         else:

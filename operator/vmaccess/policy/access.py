@@ -71,14 +71,25 @@ def grant_step(
 
     backing = role if target.kind is Kind.ROLE else cluster_role(target.role)
     ready = is_ready(access, backing)
-    for child in mine:
-        if (left := _after_leaving(child, access, ready and target.is_of(child))) is not None:
-            return Patch(child, left, grant, instead=Delete(child))
     binding = next((child for child in mine if target.is_of(child)), None)
     old = [child for child in mine if child is not binding]
     wider = next((child for child in old if not _within(child, access.rules, role, cluster_role)), None)
     if wider is not None and role is not None and role_target(grant).is_of(wider):
         return _narrow_role(role, access.rules, grant, wider)
+    for child in mine:
+        if (left := _after_leaving(child, access, ready and target.is_of(child))) is None:
+            continue
+        # A binding may be changed only by who holds all that its role has, and not at all where there is no role: what the base
+        # has lost goes from the role first, and a binding that gives nothing goes as a whole.
+        behind = role if role_target(grant).is_of(child) else cluster_role(_role_name(child))
+        if behind is None:
+            return remove_step(child)
+        if not rbac.covers(access.rules, rules_of(behind)):
+            if behind is role:
+                return _narrow_role(role, access.rules, grant, child)
+            if behind.whose(grant) is Whose.OURS and not stuck:
+                return Wait(f"ClusterRole {behind.name} is narrowed first", holds=True)
+        return Patch(child, left, grant, instead=Delete(child))
     instead = Delete(wider) if wider is not None else None
 
     if target.kind is Kind.ROLE:
@@ -251,6 +262,11 @@ def _taken(access: Access, bindings: Collection[Child], roles: Collection[Child]
     if access.target.kind is Kind.ROLE:
         places += [child for child in roles if child.name == access.target.role]
     return next((child for child in places if child.whose(grant) is Whose.FOREIGN), None)
+
+
+def _role_name(binding: Child) -> str:
+    assert isinstance(binding.content, BindingContent)  # noqa: S101 - by construction of Child
+    return binding.content.role_name
 
 
 def _within(binding: Child, rules: Rules, role: Child | None, cluster_role: ClusterRoles) -> bool:
