@@ -16,6 +16,8 @@ from vmaccess.policy.steps import Create, Delete, Patch, Write
 MAX_STEPS = 12  # writes in one go before what keeps changing under us goes to the end of the queue
 PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
 
+UNANSWERED = (0, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
+
 log = logging.getLogger(__name__)
 
 # The two ways kube-apiserver words a refused escalation (pkg/registry/rbac: role and rolebinding policybased storage).
@@ -26,7 +28,7 @@ class WriteFailed(Exception):
     """A write that did not happen, as far as is known.
 
     `retry_after` is the server's wish in seconds, 0 where it has none; `final` says that trying again has little hope, `answered`
-    that the API server itself said no: after a 5xx, or no answer at all, the write may still happen.
+    that the API server itself said no: without an answer, or with a proxy's, the write may still happen.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Executor:
             if not isinstance(step, Delete) and step.instead is not None and final:
                 log.warning("%s refused, doing the next best: %s", _describe(step), error)
                 await self.write(step.instead, owner, desperate=desperate)
-            message, answered = f"{_describe(step)}: {_message(error)}", 0 < error.status < 500
+            message, answered = f"{_describe(step)}: {_message(error)}", error.status not in UNANSWERED
             raise WriteFailed(_reason(error), message, retry_after=error.retry_after, final=final, answered=answered) from error
 
     async def _send(self, step: Write, owner: OwnerId, *, insist: bool) -> None:
