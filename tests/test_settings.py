@@ -8,9 +8,9 @@ from vmaccess import settings
 
 
 def test_a_flag_wins_over_its_variable() -> None:
-    environ = {"VMACCESS_LOG_LEVEL": "debug", "VMACCESS_WORKERS": "7", "VMACCESS_PROTECTED_NAMESPACES": "a-*, b"}
+    environ = {"VMACCESS_LOG_LEVEL": "debug", "VMACCESS_MAX_IN_FLIGHT": "7", "VMACCESS_PROTECTED_NAMESPACES": "a-*, b"}
     found = settings.read(["--log-level=error"], environ)
-    assert (found.log_level, found.workers, found.protected_namespaces) == ("error", 7, ("a-*", "b"))
+    assert (found.log_level, found.max_in_flight, found.protected_namespaces) == ("error", 7, ("a-*", "b"))
     assert found.protected == ("vmaccess-system", "a-*", "b")
 
 
@@ -25,8 +25,8 @@ def test_probes_are_served_to_others_in_a_pod_only() -> None:
     [
         ("log-level", "wran"),
         ("log-format", "jsn"),
-        ("workers", "0"),
-        ("workers", "many"),
+        ("max-in-flight", "0"),
+        ("max-in-flight", "many"),
         ("health-port", "70000"),
         ("namespace", "Foo_"),
         ("protected-namespaces", "kube-* openshift-*"),

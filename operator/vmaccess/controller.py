@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from functools import partial
+from http import HTTPStatus
 
 from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.events import Events
@@ -38,7 +39,7 @@ from vmaccess.policy.namespaces import Globs, Namespace, Place, place
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import State, failed
 from vmaccess.policy.rules import Rules
-from vmaccess.policy.steps import Delete, Patch, Wait, Write, takes_away
+from vmaccess.policy.steps import Create, Delete, Wait, Write, takes_away
 from vmaccess.progress import Progress
 from vmaccess.reporting import Reporter
 from vmaccess.shared import NAMES, SharedRoles, shared_by
@@ -46,8 +47,9 @@ from vmaccess.shared import NAMES, SharedRoles, shared_by
 log = logging.getLogger(__name__)
 
 ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
+ROLE_GRACE = 2.0  # seconds for which what gives too much waits for the ClusterRole that is to take its place
 REPAIR_TOLD = 1.0  # seconds after which work that has not come to its end shows in the status
-ASKED_AGAIN = 0.05  # seconds after which the answer that another worker waits for should be there
+ASKED_AGAIN = 0.05  # seconds after which the answer that another key waits for should be there
 DESPERATE = 4  # failures, some four seconds, after which the next best is done to take away what should be gone
 UNANSWERED = 60.0  # seconds for which a write that was not answered may still happen: kube-apiserver's --request-timeout
 UNUSED_SEEN = 0.5  # seconds after the end of a binding in which a shared ClusterRole is looked at: it may be the last one
@@ -59,9 +61,9 @@ SLICE = 500  # namespaces decided on before watches and writes get their turn
 class Controller:
     """Keeps every grant as it is meant to be."""
 
-    def __init__(self, api: Api, *, protected: Iterable[str]) -> None:
+    def __init__(self, api: Api, *, protected: Iterable[str], max_in_flight: int = 128) -> None:
         self._protected = Globs(protected)
-        self.queue: WorkQueue[Key] = WorkQueue()
+        self.queue: WorkQueue[Key] = WorkQueue(max_in_flight)
         self.world = World(api, self)
         self.events = Events(api)
         self._ownership = Ownership(api)
@@ -70,8 +72,10 @@ class Controller:
         self._reporter = Reporter(api, self.world, self.events, self._shared)
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
-        self._writing: dict[Key, Progress] = {}  # what every write on its way was decided for
-        self._unanswered: dict[Key, tuple[Progress, float]] = {}  # the same where no answer came, and until when it may happen
+        # Who is bound to a ClusterRole of a grant's own by writes on their way: what each was decided for. The same where no
+        # answer came, and until when it may happen.
+        self._binding: dict[Key, Progress] = {}
+        self._unanswered: list[tuple[str, Progress, float]] = []
         self._aggregation_told = False
         self.repairs = 0
         self.started = False
@@ -98,7 +102,9 @@ class Controller:
             and new is not None
             and (old.id, old.generation, old.deletion) == (new.id, new.generation, new.deletion)
         ):
-            self.queue.add(Key(Part.STATUS, changed.id.name))
+            progress = self._progress.get(changed.id.name)
+            if progress is None or progress.written != new.status:
+                self.queue.add(Key(Part.STATUS, changed.id.name))
         else:
             self.wake(changed.id.name)
 
@@ -177,19 +183,31 @@ class Controller:
         log.info("watching %d grants and %d namespaces", len(self.world.grants), len(self.world.namespaces))
 
     async def work(self) -> None:
-        """One worker; any number may run side by side."""
-        while True:
-            key = await self.queue.get()
-            try:
-                await self._look_at(key)
-            except (WriteFailed, ApiError) as error:
-                delay, tries = self.queue.retry(key, at_least=error.retry_after)
-                log.log(logging.WARNING if tries == 1 else logging.DEBUG, "%s: %s; again in %.1f s", key, error, delay)
-            except Exception:
-                delay, _ = self.queue.retry(key)
-                log.exception("%s: unexpected; again in %.1f s", key, delay)
-            finally:
-                self.queue.done(key)
+        """Have done for ever what waits in the queue, as much at once as it hands out."""
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                task = asyncio.create_task(self._work_on(await self.queue.get()))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work_on(self, key: Key) -> None:
+        status = int(HTTPStatus.OK)
+        try:
+            await self._look_at(key)
+        except (WriteFailed, ApiError) as error:
+            status = error.status
+            delay, tries = self.queue.retry(key, at_least=error.retry_after)
+            log.log(logging.WARNING if tries == 1 else logging.DEBUG, "%s: %s; again in %.1f s", key, error, delay)
+        except Exception:
+            delay, _ = self.queue.retry(key)
+            log.exception("%s: unexpected; again in %.1f s", key, delay)
+        finally:
+            self.queue.done(key, status)
 
     async def _look_at(self, key: Key) -> None:
         if key.part is Part.PRESET:
@@ -205,7 +223,8 @@ class Controller:
             self.queue.forget(key)
         elif (progress := self._progress.get(key.grant)) is not None and progress.is_about(grant, self.world.base(grant.base)):
             await (self._report(key, progress) if key.part is Part.STATUS else self._settle(key))
-        # else the grant itself waits in the queue, and whatever is to be done follows from it
+        else:  # the grant itself waits in the queue, and whatever is to be done follows from it
+            self.queue.forget(key)
 
     async def _look_at_grant(self, grant: Grant) -> None:
         """Decide anew, for every ServiceAccount and namespace that the grant has to do with, whether there is work."""
@@ -231,7 +250,7 @@ class Controller:
                 await asyncio.sleep(0)
             self._plan(progress, Key(Part.NAMESPACE, name, namespace))
         progress.planned = True
-        self.queue.add(Key(Part.STATUS, name))
+        self._tell(progress)
 
     def _plan(self, progress: Progress, key: Key) -> None:
         decision = self._decide(progress, key)
@@ -239,7 +258,7 @@ class Controller:
             known = progress.outcome(key)
             failing = known is not None and known.reason is not None
             if not (failing and self.queue.failures(key)):  # else its back-off goes on
-                self.queue.add(key, urgent=isinstance(decision.step, Patch | Delete))
+                self.queue.add(key, urgent=takes_away(decision.step))
             if failing:
                 return  # it stays failed until a try succeeds
         elif key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
@@ -254,6 +273,7 @@ class Controller:
             if progress is None or grant is None or not progress.is_about(grant, self.world.base(grant.base)):
                 self.wake(key.grant)
                 return
+            self.queue.covered(key)
             decision = self._decide(progress, key)
             if not isinstance(decision.step, Write):
                 self._settled(progress, key, decision, drifted=drifted)
@@ -270,7 +290,9 @@ class Controller:
                 self.queue.add_after(key, BINDINGS_FIRST)
                 return
             try:
-                self._writing[key], asked = progress, self._ownership.asked
+                if binds := _binds_own_cluster_role(decision.step, grant.id):
+                    self._binding[key] = progress
+                asked = self._ownership.asked
                 match await self._ownership.of(progress, key, decision.step):
                     case Life.ENDED:
                         self.queue.retry(key)  # the mirror is behind, and will bring the end
@@ -284,15 +306,15 @@ class Controller:
                 await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE, desperate=desperate)
                 tried += 1
             except WriteFailed as error:
-                if not error.answered:
-                    self._unanswered[key] = (progress, _now() + UNANSWERED)
+                if binds and not error.answered:
+                    self._unanswered.append((key.grant, progress, _now() + UNANSWERED))
                 self._failed(progress, key, decision, error.reason, error.message, final=error.final)
                 raise
             except ApiError as error:
                 self._failed(progress, key, decision, Reason.API_ERROR, str(error))
                 raise
             finally:
-                self._writing.pop(key, None)
+                self._binding.pop(key, None)
 
     def _still(self, progress: Progress, key: Key, decision: Decision) -> bool:
         """Whether a decision holds."""
@@ -335,13 +357,23 @@ class Controller:
             self.wake(key.grant)  # whom the bindings name has changed
         elif key.part is Part.CLUSTER_ROLE:
             self.wake(key.grant)  # what the bindings wait for has changed
-        self.queue.add(Key(Part.STATUS, key.grant))
+        self._tell(progress)
 
-    async def _report(self, key: Key, progress: Progress) -> None:
-        if (wait := await self._reporter.write(progress)) > 0:
+    def _tell(self, progress: Progress) -> None:
+        """Have the status written, now or when it is time."""
+        key = Key(Part.STATUS, progress.grant.id.name)
+        if (wait := self._reporter.due_in(progress)) > 0:
             self.queue.add_after(key, wait)
         else:
-            self.queue.forget(key)
+            self.queue.add(key)
+
+    async def _report(self, key: Key, progress: Progress) -> None:
+        if (wait := self._reporter.due_in(progress)) > 0:
+            self.queue.add_after(key, wait)
+            return
+        self.queue.covered(key)
+        await self._reporter.write(progress)
+        self.queue.forget(key)
 
     def _decide(self, progress: Progress, key: Key) -> Decision:
         grant, namespace = progress.grant, self.world.namespace(key.namespace)
@@ -354,7 +386,7 @@ class Controller:
             bindings = Bindings(
                 self.world.related_bindings(key.grant), partial(self._stays, grant), settled=not self._has_stale_writes(progress)
             )
-            return decide_cluster_role(grant, progress.intent, self._protected, observed, bindings)
+            return decide_cluster_role(grant, progress.intent, self._protected, observed, bindings, self.world.account)
         at = key.namespace, place(grant.limits, key.namespace, namespace, self._protected)
         side = self._cluster_side(progress)
         return decide_namespace(grant, progress.intent, progress.access, at, self._protected, observed, side)
@@ -381,10 +413,11 @@ class Controller:
 
     def _has_stale_writes(self, progress: Progress) -> bool:
         """Whether a write that was decided on for an earlier spec or base is on its way: it may bind who is to leave."""
-        name, now = progress.grant.id.name, _now()
-        self._unanswered = {key: (of, until) for key, (of, until) in self._unanswered.items() if until > now}
-        unanswered = ((key, of) for key, (of, _) in self._unanswered.items())
-        return any(key.grant == name and of is not progress for key, of in (*self._writing.items(), *unanswered))
+        now = _now()
+        self._unanswered = [entry for entry in self._unanswered if entry[2] > now]
+        on_their_way = ((key.grant, of) for key, of in self._binding.items())
+        unanswered = ((name, of) for name, of, _ in self._unanswered)
+        return any(name == progress.grant.id.name and of is not progress for name, of in (*on_their_way, *unanswered))
 
     def _stays(self, grant: Grant, namespace: str) -> bool:
         """Whether those who are bound in a namespace keep their access there."""
@@ -397,7 +430,13 @@ class Controller:
             return ClusterSide(self.world.cluster_role)
         owner = progress.intent.target.owner
         outcome = self._shared.outcome(owner.preset) if isinstance(owner, PresetId) else progress.cluster_role
-        return ClusterSide(self.world.cluster_role, outcome)
+        if outcome == GRANTED:
+            progress.role_awaited_since = None
+        elif progress.role_awaited_since is None:
+            progress.role_awaited_since = _now()
+            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), ROLE_GRACE)
+        since = progress.role_awaited_since
+        return ClusterSide(self.world.cluster_role, outcome, overdue=since is not None and _now() - since >= ROLE_GRACE)
 
     def _revokes_at_once(self, progress: Progress) -> bool:
         """Whether a ClusterRole of the grant's own is just being removed: the one write that revokes everywhere comes first."""
@@ -466,6 +505,14 @@ class Controller:
             if any((bound.namespace, bound.name) == subject for bound in binding.content.subjects):
                 return True
         return False
+
+
+def _binds_own_cluster_role(step: Write, grant: GrantId) -> bool:
+    """Whether a write may bind somebody to the ClusterRole of the grant's own."""
+    if isinstance(step, Delete):
+        return False
+    content = step.content if isinstance(step, Create) else step.content or step.child.content
+    return isinstance(content, BindingContent) and (content.role_kind, content.role_name) == (Kind.CLUSTER_ROLE, grant.child_name)
 
 
 def _place(key: Key) -> str:

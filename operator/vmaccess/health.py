@@ -81,6 +81,17 @@ class _Gauges(Collector):
         yield GaugeMetricFamily(
             "vmaccess_queue_oldest_seconds", "How long the oldest of them has waited.", value=controller.queue.oldest()
         )
+        flight = GaugeMetricFamily(
+            "vmaccess_in_flight", "Pieces of work on their way; what hangs does not count against the level.", labels=["state"]
+        )
+        flight.add_metric(["moving"], controller.queue.in_flight - controller.queue.hanging)
+        flight.add_metric(["hanging"], controller.queue.hanging)
+        yield flight
+        yield GaugeMetricFamily(
+            "vmaccess_in_flight_level",
+            "How many may be on their way at once: --max-in-flight, or less after the API server has pushed back.",
+            value=int(controller.queue.level),
+        )
         held = GaugeMetricFamily("vmaccess_mirrored_objects", "Objects held in memory.", labels=["resource"])
         silent = GaugeMetricFamily("vmaccess_watch_silence_seconds", "Time since a watch was last heard of.", labels=["resource"])
         now = asyncio.get_running_loop().time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import Enum
 from typing import NamedTuple
 
@@ -24,6 +25,16 @@ class Key(NamedTuple):
     grant: str
     namespace: str = ""
     account: str = ""
+
+    @property
+    def turn(self) -> Hashable:
+        """Grants take turns, and how one fares is told while its namespaces are still waiting."""
+        return (self.part is Part.STATUS, self.grant)
+
+    @property
+    def place(self) -> str:
+        """Where writes may hang or be refused while they are not elsewhere."""
+        return self.namespace
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.part.name.lower(), *self[1:])))

@@ -40,9 +40,9 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
     be told from one that ends by itself.
     """
     config = await load(settings)
-    async with Api(config, connections=settings.workers + 20) as api:
+    async with Api(config, connections=2 * settings.max_in_flight + 20) as api:
         await _check(api)
-        controller = Controller(api, protected=settings.protected)
+        controller = Controller(api, protected=settings.protected, max_in_flight=settings.max_in_flight)
         async with serve(controller, settings.health_host, settings.health_port):
             work: dict[str, Coroutine[Any, Any, None]] = {
                 "kopf": kopf.operator(
@@ -57,7 +57,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
                 "signals": _then(kopf_ready, obey_signals),
                 "start": controller.start(),
                 **{f"mirror of {mirror.resource.plural}": mirror.run() for mirror in controller.world.mirrors},
-                **{f"worker {number}": controller.work() for number in range(settings.workers)},
+                "work": controller.work(),
             }
             await _supervise(work, stop)
             await controller.events.drain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vmaccess.keys import Key, Part
 from vmaccess.policy.access import Access
@@ -20,12 +20,14 @@ class Progress:
     base: Rules | None
     intent: Intent
     reported_at: float
+    written: dict[str, Any] | None = None  # the status that was last written
     access: Access | None = None
     namespaces: dict[str, Outcome] = field(default_factory=dict)
     accounts: dict[ScopedName, Outcome] = field(default_factory=dict)
     cluster_role: Outcome | None = None  # of the grant's own
     before: Rules | None = None  # the rules that the status was last written for, where they are known
     awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
+    role_awaited_since: float | None = None  # since when the ClusterRole that is to be bound has not been as it should be
     revoking_since: float | None = None  # since when bindings wait for the end of the grant's own ClusterRole
     lost: dict[Key, float] = field(default_factory=dict)  # places in which a child of ours has vanished, and when
     verified_at: float = 0.0  # when the grant was last read by name and found alive

@@ -29,30 +29,31 @@ class Reporter:
     def __init__(self, api: Api, world: World, events: Events, shared: SharedRoles) -> None:
         self._api, self._world, self._events, self._shared = api, world, events, shared
 
-    async def write(self, progress: Progress) -> float:
-        """Write the status if it has changed; returns the seconds after which to come back because it is not due yet, or 0."""
+    @staticmethod
+    def due_in(progress: Progress) -> float:
+        """Seconds until the status may be written: while things are moving it shows how far they are, but not every step."""
+        return progress.reported_at + STATUS_INTERVAL - asyncio.get_running_loop().time() if progress.unsettled else 0.0
+
+    async def write(self, progress: Progress) -> None:
+        """Write the status if it has changed."""
         grant = self._world.grant(progress.grant.id.name)
         if grant is None or not progress.planned:
-            return 0.0
-        now, due = asyncio.get_running_loop().time(), progress.reported_at + STATUS_INTERVAL
-        if progress.unsettled and now < due:
-            return due - now
+            return
         status = report(grant, self._facts(progress), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         if status == grant.status:
-            return 0.0
-        progress.reported_at = now
+            return
+        progress.reported_at, progress.written = asyncio.get_running_loop().time(), status
         body = {"metadata": {"uid": grant.id.uid}, "status": _replacing(grant.status, status)}
         try:
             answer = await self._api.patch(f"{GRANTS.path(name=grant.id.name)}/status", body)
         except ApiError as error:
             if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise
-            return 0.0  # it is gone, or another by now: the watch will tell
+            return  # it is gone, or another by now: the watch will tell
         self._world.grants.observe(answer)
         for note in transitions(grant.status, status):
             log.info("%s: %s: %s", grant.id.name, note.reason, note.message)
             self._events.tell(grant.id, note.kind, note.reason, note.message)
-        return 0.0
 
     def _facts(self, progress: Progress) -> Facts:
         grant = progress.grant

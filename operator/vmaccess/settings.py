@@ -24,7 +24,7 @@ class Settings:
     context: str | None
     namespace: str
     protected_namespaces: tuple[str, ...]
-    workers: int
+    max_in_flight: int
     health_host: str
     health_port: int
     log_level: str
@@ -62,9 +62,9 @@ def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         type=_globs,
     )
     option(
-        "--workers",
+        "--max-in-flight",
         "128",
-        "Writes in flight at most; kube-apiserver's escalation check makes many small waits of them.",
+        "Writes in flight at most, beside those that hang; fewer while the API server answers 429.",
         type=_number(1, 10_000),
     )
     # Probes come from outside a pod; elsewhere nobody but the person at the machine is to be served, and 8080 is often taken.

@@ -103,6 +103,25 @@ def test_what_was_left_behind_is_named_with_its_cure(stage: Stage, role: Json) -
     stage.assert_access(ALICE, {namespace: False})
 
 
+def test_a_role_is_not_widened_for_a_stranger(stage: Stage) -> None:
+    """Who has bound somebody to the Role of a namespace shares what is taken from it, and nothing that is added."""
+    theirs, other = namespaces = stage.namespace(), stage.namespace()
+    role = {key: value for key, value in OWN.items() if key != "kind"}
+    wider = {key: value for key, value in WIDER.items() if key != "kind"}
+    name = stage.grant(spec("bob", namespaces=list(namespaces), role=role))
+    stage.until_ready(name)
+    planted = binding("a-friend", subjects("alice"), f"Role/vmaccess:{name}")
+    stage.request("POST", stage.path("rolebindings", theirs), planted)
+    with Watched(stage, never=[(ALICE, "create", VMS, theirs)]):
+        rewrite(stage, name, spec("bob", namespaces=list(namespaces), role=wider))
+        assert f"{theirs}/a-friend" in failures(stage, name)[theirs]
+        assert stage.views(BOB, theirs)
+        assert stage.can(BOB, "create", VMS, other), "elsewhere nothing is in the way"
+        stage.request("DELETE", stage.path("rolebindings", theirs, "a-friend"))
+        stage.until_ready(name)
+    assert stage.can(BOB, "create", VMS, theirs)
+
+
 @pytest.mark.parametrize("worn", ["nothing", "the label of another uid"])
 def test_a_cluster_role_is_not_widened_for_a_stranger(stage: Stage, worn: str) -> None:
     """Somebody who was let to bind to it gets no more by a wider grant, and the rest is taken from all alike."""

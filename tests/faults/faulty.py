@@ -97,23 +97,25 @@ def failing(error: ApiError, *, times: int, where: str = "", sent: bool = False)
 
 
 @asynccontextmanager
-async def running(kubeconfig: Path, plan: Plan = untouched, *, workers: int = 8) -> AsyncIterator[tuple[Controller, FaultyApi]]:
+async def running(
+    kubeconfig: Path, plan: Plan = untouched, *, max_in_flight: int = 8
+) -> AsyncIterator[tuple[Controller, FaultyApi]]:
     """The controller at work for as long as the context lasts."""
     configuration = Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
     try:
-        async with FaultyApi(configuration, plan) as api, at_work(api, workers) as controller:
+        async with FaultyApi(configuration, plan) as api, at_work(api, max_in_flight) as controller:
             yield controller, api
     finally:
         await asyncio.sleep(0.5)  # aiohttp closes TLS connections a little later than its session
 
 
 @asynccontextmanager
-async def at_work(api: Api, workers: int = 8) -> AsyncIterator[Controller]:
-    """The controller with its mirrors and workers, for as long as the context lasts."""
-    controller = Controller(api, protected=("kube-*", "vmaccess-system"))
+async def at_work(api: Api, max_in_flight: int = 8) -> AsyncIterator[Controller]:
+    """The controller with its mirrors, for as long as the context lasts."""
+    controller = Controller(api, protected=("kube-*", "vmaccess-system"), max_in_flight=max_in_flight)
     tasks = [asyncio.create_task(mirror.run()) for mirror in controller.world.mirrors]
-    tasks += [asyncio.create_task(controller.work()) for _ in range(workers)]
+    tasks.append(asyncio.create_task(controller.work()))
     try:
         await controller.start()
         yield controller

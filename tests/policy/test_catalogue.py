@@ -371,19 +371,21 @@ def test_nothing_is_offered_for_what_no_add_on_gives(admin: Rules) -> None:
 # --- who reaches the Secrets of the namespace
 
 CREATING = ("create", "update", "patch")
-REACHING = (
-    (KV, VM),
-    (KV, VMI),
-    (KV, REPLICA_SETS),
-    ("pool.kubevirt.io", "virtualmachinepools"),
-)
+REACHING = {
+    (KV, VM): CREATING,
+    (KV, VMI): CREATING,
+    (KV, REPLICA_SETS): CREATING,
+    ("pool.kubevirt.io", "virtualmachinepools"): CREATING,
+    ("snapshot.kubevirt.io", "virtualmachinerestores"): ("create",),
+    ("clone.kubevirt.io", "virtualmachineclones"): ("create",),
+}
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(("group", "kind"), REACHING)
 def test_whoever_makes_machines_reaches_secrets(group: str, kind: str, verb: str, admin: Rules) -> None:
     told = warnings(admin, keep=[{"apiGroups": [group], "resources": [kind], "verbs": [verb]}])
-    assert told.keys() == ({"SecretsReachable"} if verb in CREATING else set())
+    assert told.keys() == ({"SecretsReachable"} if verb in REACHING[group, kind] else set())
     if told:
         assert f"{verb} on {kind}" in told["SecretsReachable"]
 
@@ -392,7 +394,7 @@ def test_whoever_makes_machines_reaches_secrets(group: str, kind: str, verb: str
     ("spec", "reaches"),
     [
         *(pytest.param({"preset": preset}, preset in ("Edit", "Admin"), id=preset) for preset in LADDER),
-        *(pytest.param({"include": [add_on]}, False, id=f"View with {add_on}") for add_on in ADD_ONS),
+        *(pytest.param({"include": [add_on]}, add_on in ("Snapshots", "Clone"), id=f"View with {add_on}") for add_on in ADD_ONS),
         pytest.param({"preset": "Edit", "drop": [{"verbs": list(CREATING)}]}, False, id="Edit without the verbs"),
         pytest.param({"preset": "Edit", "drop": [{"resources": [VM]}]}, True, id="Edit, and VMI create is left"),
         pytest.param({"preset": "Edit", "drop": [{"resources": [VM, VMI]}]}, False, id="Edit without the kinds"),
@@ -414,7 +416,7 @@ def test_whoever_makes_machines_reaches_secrets(group: str, kind: str, verb: str
 def test_secrets_follow_the_rules_not_the_name(spec: dict[str, Any], reaches: bool, admin: Rules) -> None:  # noqa: FBT001
     trimmed = trim(admin, role(**spec))
     names = spec.get("virtualMachines", [""])
-    rights = [(group, kind, verb, name) for (group, kind), verb, name in product(REACHING, CREATING, names)]
+    rights = [(group, kind, verb, name) for (group, kind), verbs in REACHING.items() for verb, name in product(verbs, names)]
     assert bool(passing(trimmed.rules, rights)) is reaches
     assert ("SecretsReachable" in {warning.type for warning in trimmed.warnings}) is reaches
 

@@ -652,9 +652,13 @@ def test_whoever_can_make_machines_is_said_to_reach_secrets(base: Rules, spec: R
     except InvalidRole:
         return
     kinds = [(KV, VM), (KV, VMI), (KV, "virtualmachineinstancereplicasets"), ("pool.kubevirt.io", "virtualmachinepools")]
+    copies = [("snapshot.kubevirt.io", "virtualmachinerestores"), ("clone.kubevirt.io", "virtualmachineclones")]
     makes = any(
         allows(result.rules, group, kind, verb, name)
-        for (group, kind), verb, name in product(kinds, ("create", "update", "patch"), ("web-1", "web-2", "web-3", None))
+        for (group, kind), verb, name in (
+            *product(kinds, ("create", "update", "patch"), ("web-1", "web-2", "web-3", None)),
+            *product(copies, ("create",), (None,)),
+        )
     )
     assert ("SecretsReachable" in {warning.type for warning in result.warnings}) == makes
 

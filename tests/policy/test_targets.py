@@ -328,6 +328,66 @@ def test_the_old_role_of_a_namespace_is_narrowed_before_the_new_one_is_bound() -
     assert step.instead == Delete(binding)
 
 
+def test_a_part_of_what_is_wanted_is_bound_where_the_rest_does_not_come() -> None:
+    """Rather than leave what gives too much in its place, or nothing."""
+    wide = bound(TARGETS["Admin"], "ann")
+    named = {each.name: each for each in (cluster_role(GRANT, "get"), cluster_role(PresetId("Admin"), *SHARED["Admin"]))}
+    access = Access(OWN, rules("get", "list"), subjects("ann"))
+    assert isinstance(grant_step(GRANT, "ns", access, [wide], named.get), Wait)
+    step = grant_step(GRANT, "ns", access, [wide], named.get, stuck=True)
+    assert isinstance(step, Create)
+    assert step.instead == Delete(wide)
+    new = bound(OWN, "ann")
+    assert grant_step(GRANT, "ns", access, [wide, new], named.get, stuck=True) == Delete(wide)
+    del named[GRANT.child_name]
+    assert grant_step(GRANT, "ns", access, [wide], named.get, stuck=True) == Delete(wide)
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        pytest.param([child(RoleContent(rules("get")))], Refused, id="it is not widened"),
+        pytest.param([child(RoleContent(rules("get", "list", "delete")))], Patch, id="but narrowed"),
+        pytest.param([child(RoleContent(rules("get", "list")), label_uid="")], Patch, id="and marked"),
+        pytest.param([child(RoleContent(rules("get", "list")))], Create, id="and bound where it says what it shall"),
+        pytest.param([], Refused, id="nor made"),
+        pytest.param([child(RoleContent(rules("get"))), bound(TARGETS["Admin"], "ann")], Delete, id="what gives more goes"),
+    ],
+)
+def test_a_role_that_strangers_share(observed: list[Child], expected: type) -> None:
+    stranger = child(TARGETS["role"].content(subjects("eve")), None, name="a-friend")
+    access = Access(TARGETS["role"], rules("get", "list"), subjects("ann"))
+    shared = cluster_role(PresetId("Admin"), *SHARED["Admin"])
+    step = grant_step(GRANT, "ns", access, [*observed, stranger], lambda _: shared)
+    assert isinstance(step, expected), step
+    if isinstance(step, Patch):
+        assert rbac.covers(access.rules, step.content.rules if isinstance(step.content, RoleContent) else ())
+
+
+def test_what_an_earlier_grant_of_the_name_left_by_another_role_is_told_of() -> None:
+    orphan = bound(TARGETS["role"], "eve", label_uid="uid-0", owners=())
+    access = Access(OWN, READING, subjects("ann"))
+    step = grant_step(GRANT, "ns", access, [orphan, bound(OWN, "ann")], lambda _: cluster_role(GRANT, "get"))
+    assert isinstance(step, Refused)
+    assert "--cascade=orphan" in step.message
+
+
+@pytest.mark.parametrize("name", ["vmaccess:View", "vmaccess:other", "view"])
+def test_marks_on_a_cluster_role_of_another_name_mean_nothing(name: str) -> None:
+    """Whoever may write them there must not make us remove what others live by."""
+    assert GRANT.name not in cluster_role(GRANT, "get", name=name, aggregates=()).relates_to()
+    assert cluster_role(GRANT, "get", label_uid="", owners=()).relates_to() == {GRANT.name}
+
+
+def test_drift_in_the_marks_of_a_cluster_role_is_repaired_beside_strangers() -> None:
+    stranger = replace(bound(OWN, "eve"), label_uid="", owners=())
+    role = cluster_role(GRANT, "get", aggregates=("rbac.authorization.k8s.io/aggregate-to-view",))
+    for verbs in (("get",), ("get", "list")):
+        access = Access(OWN, rules(*verbs), subjects("ann"))
+        step = own_role_step(GRANT, access, [role], Bindings([stranger], lambda _: True, settled=True))
+        assert step == Patch(role, None, GRANT)
+
+
 def test_without_a_base_role_a_shared_role_stays_as_it_is() -> None:
     assert shared_step(cluster_role(VIEW, "get", "delete"), wanted=None) == Settled()
     assert shared_step(None, wanted=None) == Settled()

@@ -6,7 +6,6 @@ Typed models cost 7.6 KB and 106 µs for a RoleBinding where a dict costs 27 µs
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
+import orjson
 from kubernetes.aio.client import ApiClient, Configuration
 
 Json = dict[str, Any]
@@ -132,7 +132,7 @@ class Api:
                 parts.append(rest)
                 for line in lines:
                     if line:
-                        yield json.loads(line)
+                        yield orjson.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unanswered(error) from error
         finally:
@@ -141,7 +141,7 @@ class Api:
     async def _json(self, method: str, path: str, **options: Any) -> Json:
         response = await self._request(method, path, **options)
         try:
-            answer: Json = json.loads(await response.read())
+            answer: Json = orjson.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unanswered(error) from error
         finally:
@@ -181,7 +181,7 @@ class Api:
 
 def _refused(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
     try:
-        status = json.loads(body)
+        status = orjson.loads(body)
     except ValueError:
         status = {}
     if not isinstance(status, dict):

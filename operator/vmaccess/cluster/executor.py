@@ -16,8 +16,6 @@ from vmaccess.policy.steps import Create, Delete, Patch, Write
 MAX_STEPS = 12  # writes in one go before what keeps changing under us goes to the end of the queue
 PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
 
-UNANSWERED = (0, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
-
 log = logging.getLogger(__name__)
 
 # The two ways kube-apiserver words a refused escalation (pkg/registry/rbac: role and rolebinding policybased storage).
@@ -27,15 +25,15 @@ ESCALATION_MARKS = ("attempting to grant RBAC permissions not currently held", "
 class WriteFailed(Exception):
     """A write that did not happen, as far as is known.
 
-    `retry_after` is the server's wish in seconds, 0 where it has none; `final` says that trying again has little hope, `answered`
-    that the API server itself said no: without an answer, or with a proxy's, the write may still happen.
+    `status` is the HTTP code, 0 where there was none; `retry_after` the server's wish in seconds, 0 where it has none; `final`
+    says that trying again has little hope, `answered` that the API server itself said no: else the write may still happen.
     """
 
     def __init__(
-        self, reason: Reason, message: str, *, retry_after: float = 0.0, final: bool = False, answered: bool = True
+        self, reason: Reason, message: str, status: int, *, retry_after: float = 0.0, final: bool = False, answered: bool = True
     ) -> None:
         super().__init__(f"{reason}: {message}")
-        self.reason, self.message = reason, message
+        self.reason, self.message, self.status = reason, message, status
         self.retry_after, self.final, self.answered = retry_after, final, answered
 
 
@@ -60,10 +58,21 @@ class Executor:
         except ApiError as error:
             final = desperate or _for_good(error)
             if not isinstance(step, Delete) and step.instead is not None and final:
-                log.warning("%s refused, doing the next best: %s", _describe(step), error)
-                await self.write(step.instead, owner, desperate=desperate)
-            message, answered = f"{_describe(step)}: {_message(error)}", error.status not in UNANSWERED
-            raise WriteFailed(_reason(error), message, retry_after=error.retry_after, final=final, answered=answered) from error
+                log.warning("%s failed, doing the next best: %s", _describe(step), error)
+                try:
+                    await self.write(step.instead, owner, desperate=desperate)
+                except WriteFailed as worse:
+                    worse.answered = worse.answered and _is_answered(error)
+                    raise
+            message = f"{_describe(step)}: {_message(error)}"
+            raise WriteFailed(
+                _reason(error),
+                message,
+                error.status,
+                retry_after=error.retry_after,
+                final=final,
+                answered=_is_answered(error),
+            ) from error
 
     async def _send(self, step: Write, owner: OwnerId, *, insist: bool) -> None:
         match step:
@@ -155,7 +164,10 @@ def _gone(answer: Json) -> bool:
 
 
 def _for_good(error: ApiError) -> bool:
-    """Whether trying again has little hope: a webhook that denies may answer with any 4xx, and does with 400 if it names none."""
+    """Whether trying again has little hope: a webhook that denies may answer with any 4xx, and does with 400 if it names none.
+
+    What takes away is not to hang twice either: after a time-out the next best is tried.
+    """
     passing = (
         HTTPStatus.UNAUTHORIZED,
         HTTPStatus.NOT_FOUND,
@@ -163,7 +175,16 @@ def _for_good(error: ApiError) -> bool:
         HTTPStatus.CONFLICT,
         HTTPStatus.TOO_MANY_REQUESTS,
     )
-    return 400 <= error.status < 500 and error.status not in passing
+    return error.reason == "Timeout" or (400 <= error.status < 500 and error.status not in passing)
+
+
+def _is_answered(error: ApiError) -> bool:
+    """Whether the API server itself has decided against the write: not without an answer, nor with a proxy's, nor where etcd
+    did not answer the API server.
+    """
+    if error.status in (0, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT) or "etcdserver" in error.message:
+        return False
+    return error.status != HTTPStatus.SERVICE_UNAVAILABLE or error.reason == "ServiceUnavailable"
 
 
 def _reason(error: ApiError) -> Reason:

@@ -1,46 +1,121 @@
-"""The work queue: a key is worked on by one worker at a time, and however often it is added, once."""
+"""The work queue: what is worked on next, how much of it at once, and when what has failed is tried again."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Hashable
-from typing import Generic, TypeVar
-
-K = TypeVar("K", bound=Hashable)
+from http import HTTPStatus
+from typing import Generic, Protocol, TypeVar
 
 FIRST_DELAY, LAST_DELAY = 0.25, 60.0  # seconds of back-off after the first failure, and at most
 DOUBLINGS = 10  # of the back-off, by which it has reached its end
+OVERDUE = 2.0  # seconds after which work counts as hanging: other work is not to wait for it
+AT_A_SLOW_PLACE = (8, 1)  # pieces of work at once, urgent and other, where writes hang
+CROWD = 4  # one place gets at most this part of what may be in flight
+
+
+class Work(Hashable, Protocol):
+    """What a key says of the work: whose turn it counts as, and where it is done (empty where no place can hang for long)."""
+
+    @property
+    def turn(self) -> Hashable: ...
+    @property
+    def place(self) -> str: ...
+
+
+K = TypeVar("K", bound=Work)
+
+
+class Level:
+    """How many pieces of work may be in flight, found as TCP finds its window: halved when the API server pushes back, then
+    raised by one for every round of answers, up to `most`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._now, self._halved_at = float(most), -1.0
+
+    def __int__(self) -> int:
+        return int(self._now)
+
+    def answered(self) -> None:
+        """The API server took a request."""
+        self._now = min(self._now + 1 / self._now, self.most)
+
+    def pushed_back(self, since: float, now: float) -> None:
+        """It answered 429 to what was begun at `since`: what was sent before the last halving tells nothing new."""
+        if since >= self._halved_at:
+            self._now, self._halved_at = max(self._now / 2, 1.0), now
+
+
+class _Lane(Generic[K]):
+    """Keys in the order in which they came, except that all whose turn it is come round before anyone comes twice."""
+
+    def __init__(self) -> None:
+        self._turns: OrderedDict[Hashable, deque[K]] = OrderedDict()
+
+    def append(self, key: K) -> None:
+        self._turns.setdefault(key.turn, deque()).append(key)
+
+    def resume(self, key: K) -> None:
+        """Put in front of what has the same turn."""
+        self._turns.setdefault(key.turn, deque()).appendleft(key)
+
+    def pop(self) -> K | None:
+        if not self._turns:
+            return None
+        turn, keys = next(iter(self._turns.items()))
+        key = keys.popleft()
+        if keys:
+            self._turns.move_to_end(turn)
+        else:
+            del self._turns[turn]
+        return key
 
 
 class WorkQueue(Generic[K]):
-    """Keys that wait for work, each at most once, the urgent ones first.
+    """Keys that wait for work, each at most once: the urgent ones first, and in turn within each of the two lanes.
 
-    A key added while it is being worked on is handed out again after `done`. `retry` adds it after a delay that doubles
-    with every failure until `forget`. The first of several delayed adds wins; an immediate `add` overtakes them all.
+    A key is worked on by one task at a time. One added meanwhile is handed out again after `done`. `retry` adds a key after a
+    delay that doubles with every failure until `forget`. The first of several delayed adds wins; an immediate `add` overtakes
+    them all.
+
+    As much is handed out at once as `level` says, not counting what hangs, and up to twice the most in all; a place gets its
+    share of that, and next to nothing while work hangs there.
     """
 
-    def __init__(self) -> None:
-        self._lanes: tuple[deque[K], deque[K]] = (deque(), deque())  # urgent, normal
+    def __init__(self, most: int = 128) -> None:
+        self.level = Level(most)
+        self._lanes: tuple[_Lane[K], _Lane[K]] = (_Lane(), _Lane())  # urgent, normal
         self._lane: dict[K, int] = {}  # every waiting key, and the lane in which its entry counts
-        self._since: dict[K, float] = {}
-        self._working: set[K] = set()
+        self._parked: defaultdict[tuple[int, str], deque[K]] = defaultdict(deque)  # until there is room at their place
+        self._since: dict[K, float] = {}  # since when a key could be worked on
+        self._working: dict[K, tuple[int, float]] = {}  # the lane it came from, and since when, in that order
+        self._hanging: dict[K, tuple[int, float]] = {}  # those of them that are overdue
+        self._at: Counter[tuple[int, str]] = Counter()  # how many are worked on at a place
+        self._slow: set[tuple[int, str]] = set()  # places where work hangs, or the last did
         self._again: dict[K, bool] = {}  # added while worked on; the value is whether it is urgent
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._changed = asyncio.Event()  # there may be something to hand out
 
     def __len__(self) -> int:
         return len(self._lane)
 
     @property
-    def busy(self) -> bool:
-        """Whether anything waits or is worked on; delayed keys do not count."""
-        return bool(self._lane or self._working)
+    def in_flight(self) -> int:
+        """How many keys are worked on."""
+        return len(self._working) + len(self._hanging)
+
+    @property
+    def hanging(self) -> int:
+        """How many of them have been for longer than a request should take."""
+        return len(self._hanging)
 
     def oldest(self) -> float:
-        """Seconds for which the longest-waiting key has been waiting, 0 where none is."""
+        """Seconds for which the longest-waiting key has been waiting, 0 where none is; not counted is a wait for a slow place."""
         now = asyncio.get_running_loop().time()
         return max((now - since for since in self._since.values()), default=0.0)
 
@@ -49,7 +124,7 @@ class WorkQueue(Generic[K]):
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
-        if key in self._working:
+        if key in self._working or key in self._hanging:
             self._again[key] = self._again.get(key, False) or urgent
             return
         lane = 0 if urgent else 1
@@ -58,11 +133,7 @@ class WorkQueue(Generic[K]):
         self._lane[key] = lane
         self._since.setdefault(key, asyncio.get_running_loop().time())
         self._lanes[lane].append(key)
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
+        self._changed.set()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have the key worked on in a while, or earlier where it is already due earlier."""
@@ -77,13 +148,20 @@ class WorkQueue(Generic[K]):
         self._timers[key] = loop.call_later(seconds, self.add, key)
 
     def retry(self, key: K, *, at_least: float = 0.0) -> tuple[float, int]:
-        """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now."""
+        """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now.
+
+        Not before `at_least` seconds, the server's wish; and not all at once those who were told the same.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        doubled = FIRST_DELAY * 2 ** min(failures, DOUBLINGS)
-        delay = max(at_least, min(doubled, LAST_DELAY)) * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+        doubled = min(FIRST_DELAY * 2 ** min(failures, DOUBLINGS), LAST_DELAY)
+        delay = max(doubled * random.uniform(0.9, 1.1), at_least * random.uniform(1.0, 1.5))  # noqa: S311 - jitter
         self.add_after(key, delay)
         return delay, failures + 1
+
+    def covered(self, key: K) -> None:
+        """What the key was added for until now is seen by who works on it just now: it need not come back for that."""
+        self._again.pop(key, None)
 
     def failures(self, key: K) -> int:
         """How often the key has failed since it was last forgotten; more than 0 means that it comes back by itself."""
@@ -94,22 +172,80 @@ class WorkQueue(Generic[K]):
         self._failures.pop(key, None)
 
     async def get(self) -> K:
-        """The next key; the caller must call `done` with it."""
+        """The next key, when there is one and room for it; the caller must call `done` with it. For one caller at a time."""
         while True:
-            for number, lane in enumerate(self._lanes):
-                while lane:
-                    key = lane.popleft()
-                    if self._lane.get(key) == number:  # else it has moved to the urgent lane meanwhile
-                        del self._lane[key], self._since[key]
-                        self._working.add(key)
-                        return key
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+            self._changed.clear()
+            wait = self._room()
+            if wait is None and (key := self._next()) is not None:
+                return key
+            timer = asyncio.get_running_loop().call_later(wait, self._changed.set) if wait else None
+            await self._changed.wait()
+            if timer is not None:
+                timer.cancel()
 
-    def done(self, key: K) -> None:
-        """The key was worked on."""
-        self._working.discard(key)
+    def done(self, key: K, status: int = HTTPStatus.OK) -> None:
+        """The key was worked on; `status` is the HTTP code that a failure came with."""
+        now = asyncio.get_running_loop().time()
+        hung = self._hanging.pop(key, None)
+        lane, since = hung or self._working.pop(key)
+        spot = (lane, key.place)
+        self._at[spot] -= 1
+        if not self._at[spot]:
+            del self._at[spot]
+        (self._slow.add if hung or now - since >= OVERDUE else self._slow.discard)(spot)
+        self._unpark(spot)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            self.level.pushed_back(since, now)
+        elif status == HTTPStatus.OK:
+            self.level.answered()
         urgent = self._again.pop(key, None)
         if urgent is not None:
             self.add(key, urgent=urgent)
+        self._changed.set()
+
+    def _room(self) -> float | None:
+        """None if there is room for one more; else the seconds after which something that is worked on counts as hanging."""
+        now = asyncio.get_running_loop().time()
+        while self._working:
+            key, (lane, since) = next(iter(self._working.items()))
+            if now - since < OVERDUE:
+                break
+            del self._working[key]
+            self._hanging[key] = (lane, since)
+            self._slow.add((lane, key.place))
+        if len(self._working) < int(self.level) and self.in_flight < 2 * self.level.most:
+            return None
+        return OVERDUE - (now - since) if self._working else OVERDUE
+
+    def _next(self) -> K | None:
+        for number, lane in enumerate(self._lanes):
+            while (key := lane.pop()) is not None:
+                if self._lane.get(key) != number:
+                    continue  # it has moved to the urgent lane meanwhile
+                spot = (number, key.place)
+                if key.place and self._at[spot] >= self._width(spot):
+                    self._parked[spot].append(key)
+                    del self._since[key]
+                    continue
+                del self._lane[key]
+                self._since.pop(key, None)
+                self._working[key] = (number, asyncio.get_running_loop().time())
+                self._at[spot] += 1
+                return key
+        return None
+
+    def _width(self, spot: tuple[int, str]) -> int:
+        """How much may be done at once at a place."""
+        return AT_A_SLOW_PLACE[spot[0]] if spot in self._slow else max(int(self.level) // CROWD, 1)
+
+    def _unpark(self, spot: tuple[int, str]) -> None:
+        lane, room, free = spot[0], self._width(spot) - self._at[spot], list[K]()
+        while len(free) < room and (parked := self._parked.get(spot)):
+            key = parked.popleft()
+            if not parked:
+                del self._parked[spot]
+            if self._lane.get(key) == lane:
+                free.append(key)
+        for key in reversed(free):
+            self._lanes[lane].resume(key)
+            self._since[key] = asyncio.get_running_loop().time()

@@ -6,7 +6,7 @@ joins has at most what it will have, and a subject that stays has at least what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
@@ -52,7 +52,7 @@ def grant_step(
     """The next write towards `access` in `namespace`, given every Role and RoleBinding there that relates to the grant.
 
     A ClusterRole is not written here; bindings wait until it is as it should be. `stuck` says that it will not become so by
-    itself: then what gives more than is wanted does not wait for it.
+    itself or soon: then what gives more than is wanted does not wait for it, and a part of what is wanted is bound.
     """
     known, target = targets(grant), access.target
     bindings, roles = _of(Kind.ROLE_BINDING, observed), _of(Kind.ROLE, observed)
@@ -70,7 +70,7 @@ def grant_step(
             return remove_step(child)
 
     backing = role if target.kind is Kind.ROLE else cluster_role(target.role)
-    ready = is_ready(access, backing)
+    ready = is_ready(access, backing, partly=stuck)
     binding = next((child for child in mine if target.is_of(child)), None)
     old = [child for child in mine if child is not binding]
     wider = next((child for child in old if not _within(child, access.rules, role, cluster_role)), None)
@@ -93,9 +93,12 @@ def grant_step(
     instead = Delete(wider) if wider is not None else None
 
     if target.kind is Kind.ROLE:
-        if role is None:
+        if strangers := [child for child in bindings if target.is_of(child) and child.whose(grant) is Whose.FOREIGN]:
+            if (step := beside_strangers(grant, access.rules, role, strangers)) is not None:
+                return remove_step(wider) if wider is not None and isinstance(step, Refused) else step
+        elif role is None:
             return Create(Kind.ROLE, namespace, target.role, RoleContent(access.rules), instead)
-        if not ready or not role.marks_intact(grant):
+        elif not is_ready(access, role) or not role.marks_intact(grant):
             return patch_role(role, access.rules, grant, Delete(binding) if binding is not None else None, replaces=instead)
     elif not ready and (wider is None or not stuck):
         return Wait(f"ClusterRole {target.role} comes first", holds=wider is not None)
@@ -110,17 +113,38 @@ def grant_step(
         return remove_step(old[0])
     if role is not None and target.kind is not Kind.ROLE:
         return remove_step(role)
+    if (orphan := next((child for child in (*bindings, *roles) if _is_left_behind(child, grant)), None)) is not None:
+        return Refused(Reason.NAME_CONFLICT, conflict(orphan))
     return Settled()
 
 
-def is_ready(access: Access, role: Child | None) -> bool:
-    """Whether a Role or ClusterRole says what is to be bound."""
-    return (
-        role is not None
-        and role.whose(access.target.owner) is Whose.OURS
-        and not role.deleting
-        and role.content == RoleContent(access.rules)
+def beside_strangers(owner: GrantId, wanted: Rules, role: Child | None, strangers: Sequence[Child]) -> Step | None:
+    """The next write to a Role or ClusterRole that bindings point to which are not ours: whoever they name holds what it says.
+
+    So it may become less, and never more; None where it is as it should be already.
+    """
+    if role is not None and not rbac.covers(wanted, rules_of(role)):
+        return Patch(role, RoleContent(rbac.intersect(rules_of(role), wanted)), owner, instead=Delete(role))
+    if role is not None and not role.marks_intact(owner):
+        return Patch(role, None, owner)
+    if role is not None and role.content == RoleContent(wanted):
+        return None
+    where = ", ".join(sorted(f"{child.namespace}/{child.name}" for child in strangers)[:5])
+    labelled = next((child for child in strangers if child.marked_label is not None), None)
+    cure = conflict(labelled) if labelled is not None else "delete them once their origin is known"
+    kind = role.kind if role is not None else "role"
+    return Refused(
+        Reason.NAME_CONFLICT,
+        f"RoleBindings that are not this grant's point to its {kind} ({where}) and would share with others what is added, "
+        f"so it stays as it is: {cure}",
     )
+
+
+def is_ready(access: Access, role: Child | None, *, partly: bool = False) -> bool:
+    """Whether a Role or ClusterRole says what is to be bound, or a part of it and nothing else."""
+    if role is None or role.whose(access.target.owner) is not Whose.OURS or role.deleting or is_aggregated(role):
+        return False
+    return role.content == RoleContent(access.rules) or (partly and rbac.covers(access.rules, rules_of(role)))
 
 
 def hold_step(grant: GrantId, ceiling: Rules | None, observed: Collection[Child]) -> Step:
@@ -233,6 +257,12 @@ def conflict(taken: Child) -> str:
         f"{taken.kind} {taken.name!r} exists (created {taken.created}) and is not this grant's: it is left as it is and "
         f"nothing is granted here; delete or rename it once its origin is known"
     )
+
+
+def _is_left_behind(child: Child, grant: GrantId) -> bool:
+    """Whether it is of an earlier grant of the name, and in none of our places."""
+    mark = child.marked_label
+    return child.whose(grant) is Whose.FOREIGN and mark is not None and mark.name == grant.name and child.name in targets(mark)
 
 
 def _of(kind: Kind, observed: Collection[Child]) -> list[Child]:

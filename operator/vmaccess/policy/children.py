@@ -245,10 +245,11 @@ class Child:
         """Names of the grants that this object may have to do with: by name, by label, by ownerReference, a binding by
         its roleRef as well: who binds our roles to others shares what we write into them.
 
-        A ClusterRole only if it has a name that we give: marks alone, copied onto a system role, must never be its end.
+        A ClusterRole by its name alone: marks, copied onto another, must never be its end.
         """
-        if self.kind is Kind.CLUSTER_ROLE and not self.name.startswith(NAME_PREFIX):
-            return set()
+        if self.kind is Kind.CLUSTER_ROLE:
+            name = self.name.removeprefix(NAME_PREFIX)
+            return {name} if name != self.name and _is_grant_name(name) else set()
         marks = (self.marked_label, self.marked_owner, self.remembered_grant)
         names = {mark.name for mark in marks if mark is not None}
         if self.kind is not Kind.SERVICE_ACCOUNT:

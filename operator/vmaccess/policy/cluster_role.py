@@ -6,11 +6,11 @@ only when no binding names anybody who is to leave, to remove when no binding po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
-from vmaccess.policy.access import Access, conflict, is_aggregated, patch_role, remove_step, rules_of
+from vmaccess.policy.access import Access, beside_strangers, conflict, is_aggregated, patch_role, remove_step, rules_of
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, PresetId, RoleContent, Whose
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.rules import Rules
@@ -34,14 +34,12 @@ class Bindings:
 def own_role_step(grant: GrantId, access: Access, observed: Collection[Child], bindings: Bindings) -> Step:
     """The next write to the grant's own ClusterRole, towards `access`, whose subjects are all that may ever be bound.
 
-    `observed` are the ClusterRoles that relate to the grant.
+    `observed` are the ClusterRoles that relate to the grant: the one of its name.
     """
     target = cluster_target(grant)
-    for found in observed:
-        whose = found.whose(grant)
-        if whose is Whose.EARLIER or (whose is Whose.OURS and found.name != target.role):
-            return remove_step(found, unchanged=whose is Whose.EARLIER)
-    role = next((child for child in observed if child.name == target.role), None)
+    role = next(iter(observed), None)
+    if role is not None and role.whose(grant) is Whose.EARLIER:
+        return remove_step(role, unchanged=True)
     if access.target != target and role is None:
         return Settled()
     everyone = [child for child in bindings.observed if target.is_of(child)]
@@ -52,10 +50,10 @@ def own_role_step(grant: GrantId, access: Access, observed: Collection[Child], b
         return Refused(Reason.NAME_CONFLICT, conflict(role))
     if role is not None and role.deleting:
         return remove_step(role)
-    if strangers := [child for child in everyone if child.whose(grant) is Whose.FOREIGN]:
-        return _shared_with_strangers(grant, access.rules, role, strangers)
     if role is not None and is_aggregated(role):
         return remove_step(role)  # only a cluster admin may change such a ClusterRole
+    if strangers := [child for child in everyone if child.whose(grant) is Whose.FOREIGN]:
+        return beside_strangers(grant, access.rules, role, strangers) or Settled()
     leaving = not bindings.settled or any(
         child.whose(grant) is Whose.EARLIER or not bindings.stays(child.namespace) or _names_others(child, access)
         for child in bound
@@ -93,11 +91,11 @@ def hold_own_role_step(grant: GrantId, ceiling: Rules | None, observed: Collecti
         whose = role.whose(grant)
         if whose is Whose.EARLIER:
             return remove_step(role, unchanged=True)
-        if whose is Whose.FOREIGN or role.deleting:
+        if whose is Whose.FOREIGN:
             continue
         if ceiling is not None and not rbac.covers(ceiling, rules_of(role)):
             return Patch(role, RoleContent(rbac.intersect(rules_of(role), ceiling)), grant, instead=Delete(role))
-        if not role.marks_intact(grant):
+        if not role.deleting and not role.marks_intact(grant):
             return Patch(role, None, grant)
     return Settled()
 
@@ -124,22 +122,6 @@ def _unused(grant: GrantId, wanted: Rules, role: Child, bound: Collection[Child]
     if not rbac.covers(wanted, rules_of(role)):
         return Patch(role, RoleContent(rbac.intersect(rules_of(role), wanted)), grant, instead=Delete(role))
     return Wait("every namespace moves on to the new role first")
-
-
-def _shared_with_strangers(grant: GrantId, wanted: Rules, role: Child | None, strangers: Sequence[Child]) -> Step:
-    """Bindings that are not ours point to the name of our ClusterRole: whoever they name would hold what it says."""
-    if role is not None and not rbac.covers(wanted, rules_of(role)):
-        return Patch(role, RoleContent(rbac.intersect(rules_of(role), wanted)), grant, instead=Delete(role))
-    if role is not None and role.content == RoleContent(wanted) and role.marks_intact(grant):
-        return Settled()  # it says what it shall already, and gives them nothing new
-    where = ", ".join(sorted(f"{child.namespace}/{child.name}" for child in strangers)[:5])
-    labelled = next((child for child in strangers if child.marked_label is not None), None)
-    cure = conflict(labelled) if labelled is not None else "delete them once their origin is known"
-    return Refused(
-        Reason.NAME_CONFLICT,
-        f"RoleBindings that are not this grant's point to its ClusterRole ({where}) and would share with others what is added, "
-        f"so it stays as it is: {cure}",
-    )
 
 
 def _names_others(binding: Child, access: Access) -> bool:

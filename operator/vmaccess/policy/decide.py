@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from vmaccess.model.problems import Problems
-from vmaccess.policy.access import Access, ClusterRoles, grant_step, hold_step, withdraw_step
+from vmaccess.policy.access import Access, ClusterRoles, grant_step, hold_step, remove_step, withdraw_step
 from vmaccess.policy.accounts import account_step, remove_account_step
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Subjects, Whose, service_account_subject
 from vmaccess.policy.cluster_role import Bindings, hold_own_role_step, own_role_step, revoke_own_role_step
@@ -14,7 +14,7 @@ from vmaccess.policy.grant import Give, Grant, Hold, Intent, Leave, Take
 from vmaccess.policy.namespaces import Globs, Namespace, Place
 from vmaccess.policy.reasons import STALLING, Reason
 from vmaccess.policy.report import Outcome, State
-from vmaccess.policy.steps import Delete, Patch, Refused, Settled, Step, Wait, Write
+from vmaccess.policy.steps import Create, Delete, Patch, Refused, Settled, Step, Wait, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,13 @@ GRANTED, PENDING, BLOCKED, REVOKING = (Outcome(state) for state in (State.GRANTE
 
 @dataclass(frozen=True, slots=True)
 class ClusterSide:
-    """The ClusterRoles as a namespace sees them: each by its name, and what has come of the one that the grant binds to."""
+    """The ClusterRoles as a namespace sees them: each by its name, what has come of the one that the grant binds to, and whether
+    that has been awaited for long.
+    """
 
     roles: ClusterRoles
     outcome: Outcome | None = None
+    overdue: bool = False
 
     @property
     def failed(self) -> bool:
@@ -42,7 +45,9 @@ class ClusterSide:
 
     @property
     def stuck(self) -> bool:
-        """Whether it will not come by itself."""
+        """Whether it will not come by itself, or not soon."""
+        if self.overdue:
+            return True
         return self.outcome is not None and self.failed and (self.outcome.final or self.outcome.reason in STALLING)
 
 
@@ -78,14 +83,15 @@ def decide_namespace(
                 Refused(Reason.NAMESPACE_NOT_FOUND, f"namespace {name!r} does not exist: it is granted at once when it appears")
             )
         case Place.TERMINATING:
-            return Decision(_reduction(grant, intent, name, protected, observed, cluster), None)
+            step = _on_its_way_out(grant, intent, name, _subjects(grant, intent, access, protected), observed, cluster)
+            return Decision(step, REVOKING if isinstance(step, Write) or (isinstance(step, Wait) and step.holds) else None)
     if isinstance(intent, Hold):
         bound = any(child.whose(grant.id) is Whose.OURS and _stands(child, observed, cluster) for child in observed)
         outcome = GRANTED if bound else BLOCKED if place is Place.SELECTED else None
         return Decision(hold_step(grant.id, intent.ceiling, observed), outcome)
     if access is None:
-        reduction = _reduction(grant, intent, name, protected, observed, cluster)
-        return Decision(reduction if isinstance(reduction, Write) else Wait("the ServiceAccounts come first"), PENDING)
+        reduction = _reduction(grant, intent, name, _may_be_bound(grant, intent, protected), observed, cluster)
+        return Decision(reduction if isinstance(reduction, Patch | Delete) else Wait("the ServiceAccounts come first"), PENDING)
     if not access.subjects:
         decision = _withdrawal(grant.id, observed)
         return decision if decision.outcome is not None else Decision(decision.step, BLOCKED)
@@ -102,8 +108,12 @@ def decide_cluster_role(
     protected: Globs,
     observed: Collection[Child],
     bindings: Bindings,
+    account: Callable[[str, str], Child | None],
 ) -> Decision:
-    """The decision for the grant's own ClusterRole, given all ClusterRoles that relate to the grant, and its bindings."""
+    """The decision for the grant's own ClusterRole, given all ClusterRoles that relate to the grant, and its bindings.
+
+    `account` is the ServiceAccount of a namespace and name: one that is somebody else's by now is to leave.
+    """
     match intent:
         case Leave():
             return Decision(Settled(), None)
@@ -112,7 +122,7 @@ def decide_cluster_role(
         case Hold(ceiling=ceiling):
             return Decision(hold_own_role_step(grant.id, ceiling, observed), None)
         case Give(trimmed=trimmed, target=target):
-            most = Access(target, trimmed.rules, _may_be_bound(grant, intent, protected))
+            most = Access(target, trimmed.rules, _may_be_bound(grant, intent, protected, account))
             step = own_role_step(grant.id, most, observed, bindings)
             if target.owner == grant.id and target.kind is Kind.CLUSTER_ROLE:
                 return _towards(step)
@@ -161,25 +171,34 @@ def bound_accounts(grant: Grant, protected: Globs, observed: Callable[[str, str]
     )
 
 
-def _reduction(
-    grant: Grant, intent: Give | Hold, name: str, protected: Globs, observed: Collection[Child], cluster: ClusterSide
+def _on_its_way_out(
+    grant: Grant, intent: Give | Hold, name: str, wanted: Subjects, observed: Collection[Child], cluster: ClusterSide
 ) -> Step:
-    """The next write where nobody can be given anything (yet): who leaves loses access, who stays has what is wanted now.
-
-    For a namespace on its way out, which may take long, and for as long as a ServiceAccount is still to be made.
+    """The next write in a namespace that is being deleted, which may take long: nothing can be made there any more, so what
+    should be replaced is removed.
     """
     if isinstance(intent, Hold):
         return hold_step(grant.id, intent.ceiling, observed)
+    step = _reduction(grant, intent, name, wanted, observed, cluster)
+    if not isinstance(step, Create):
+        return step
+    bindings = (child for child in observed if child.kind is Kind.ROLE_BINDING and child.whose(grant.id) is Whose.OURS)
+    old = next((child for child in bindings if not intent.target.is_of(child)), None)
+    return remove_step(old) if old is not None else Settled()
+
+
+def _reduction(
+    grant: Grant, intent: Give, name: str, wanted: Subjects, observed: Collection[Child], cluster: ClusterSide
+) -> Step:
+    """The next write towards what is wanted now for those who are bound already, without anybody who is not `wanted`."""
     bound = {
         subject
         for child in observed
         if isinstance(child.content, BindingContent) and child.whose(grant.id) is Whose.OURS
         for subject in child.content.subjects
     }
-    wanted = _may_be_bound(grant, intent, protected)
     staying = Access(intent.target, intent.trimmed.rules, tuple(subject for subject in wanted if subject in bound))
-    step = grant_step(grant.id, name, staying, observed, cluster.roles, stuck=cluster.stuck)
-    return step if isinstance(step, Patch | Delete) else Settled()
+    return grant_step(grant.id, name, staying, observed, cluster.roles, stuck=cluster.stuck)
 
 
 def _stands(binding: Child, observed: Collection[Child], cluster: ClusterSide) -> bool:
@@ -192,10 +211,20 @@ def _stands(binding: Child, observed: Collection[Child], cluster: ClusterSide) -
     return False
 
 
-def _may_be_bound(grant: Grant, intent: Give, protected: Globs) -> Subjects:
-    """All that the spec names, whether its ServiceAccounts are there already or not."""
-    accounts = (service_account_subject(*account) for account in grant.accounts if account[0] not in protected)
-    return (*accounts, *intent.subjects)
+def _subjects(grant: Grant, intent: Give | Hold, access: Access | None, protected: Globs) -> Subjects:
+    """Who is to be bound, as far as it is known."""
+    if access is not None:
+        return access.subjects
+    return _may_be_bound(grant, intent, protected) if isinstance(intent, Give) else ()
+
+
+def _may_be_bound(
+    grant: Grant, intent: Give, protected: Globs, account: Callable[[str, str], Child | None] = lambda *_: None
+) -> Subjects:
+    """All that the spec names, whether its ServiceAccounts are there already or not, without those that are another's."""
+    names = (key for key in grant.accounts if key[0] not in protected)
+    ours = (key for key in names if (child := account(*key)) is None or child.whose(grant.id) is Whose.OURS)
+    return (*(service_account_subject(*key) for key in ours), *intent.subjects)
 
 
 def _towards(step: Step) -> Decision:

@@ -174,7 +174,8 @@ NEEDS_NO_NAME: Final = ("create", "deletecollection")
 
 # Creating or changing one of these reaches every Secret of the namespace: its volumes may mount any Secret, ConfigMap, claim or
 # ServiceAccount token, and nobody asks whether the author may read them (VolumeSource in
-# staging/src/kubevirt.io/api/core/v1/schema.go).
+# staging/src/kubevirt.io/api/core/v1/schema.go). A restore and a clone carry `spec.patches`, which KubeVirt's controllers apply
+# to the machine that they make (types.go of api/snapshot and api/clone).
 REACHES_SECRETS: Final[Rules] = (
     Rule(
         (KUBEVIRT,),
@@ -182,6 +183,8 @@ REACHES_SECRETS: Final[Rules] = (
         ("create", "update", "patch"),
     ),
     Rule(("pool.kubevirt.io",), ("virtualmachinepools",), ("create", "update", "patch")),
+    Rule(("snapshot.kubevirt.io",), ("virtualmachinerestores",), ("create",)),
+    Rule(("clone.kubevirt.io",), ("virtualmachineclones",), ("create",)),
 )
 
 # What people type for what RBAC calls something else (short names of the CRDs).

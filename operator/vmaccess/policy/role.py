@@ -239,7 +239,8 @@ def _reaching_secrets(rules: Rules) -> str:
     rights = "; ".join(f"{', '.join(rule.verbs)} on {', '.join(rule.resources)}" for rule in reaching)
     return (
         f"the role gives {rights}: this reaches every Secret, ConfigMap, PersistentVolumeClaim and ServiceAccount token "
-        "of the namespace, since a virtual machine may mount any of them; drop these verbs if this is not meant"
+        "of the namespace, since a virtual machine, also a restored or cloned one, may mount any of them; drop these verbs if "
+        "this is not meant"
     )
 
 
