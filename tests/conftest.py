@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import localcluster
 from localcluster import Cluster, kubevirt, product
 from tests.stage import Stage
+
+settings.register_profile("vmaccess", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test asserts a time
+settings.load_profile("vmaccess")
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ async def running(
         async with FaultyApi(configuration, plan) as api, at_work(api, max_in_flight) as controller:
             yield controller, api
     finally:
-        await asyncio.sleep(0.5)  # aiohttp closes TLS connections a little later than its session
+        await asyncio.sleep(0.05)  # aiohttp closes TLS connections a little later than its session
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the tests of pure code share: the shipped roles of KubeVirt, and property tests without a stopwatch."""
+"""What the tests of pure code share: the shipped roles of KubeVirt."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import settings
 
 from vmaccess.policy.rules import Rules, parse
 
 ROLES = Path(__file__).parents[2] / "deploy" / "local" / "kubevirt" / "roles.yaml"
-
-settings.register_profile("vmaccess", deadline=None)
-settings.load_profile("vmaccess")
 
 
 @pytest.fixture(scope="session")
