@@ -21,6 +21,7 @@ from vmaccess.shared import SharedRoles, shared_by
 log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 2.0  # seconds between two status writes while things are still moving
+STATUS_INTERVAL_AT_REST = 0.5  # the same when each has come to its end, such as for namespaces labelled one after the other
 
 
 class Reporter:
@@ -31,8 +32,14 @@ class Reporter:
 
     @staticmethod
     def due_in(progress: Progress) -> float:
-        """Seconds until the status may be written: while things are moving it shows how far they are, but not every step."""
-        return progress.reported_at + STATUS_INTERVAL - asyncio.get_running_loop().time() if progress.unsettled else 0.0
+        """Seconds until the status may be written: it shows how far things are, but not every step."""
+        if progress.unsettled:
+            interval = STATUS_INTERVAL
+        elif progress.written is not None:
+            interval = STATUS_INTERVAL_AT_REST
+        else:
+            return 0.0
+        return progress.reported_at + interval - asyncio.get_running_loop().time()
 
     async def write(self, progress: Progress) -> None:
         """Write the status if it has changed."""

@@ -10,7 +10,7 @@ from tests.faults.faulty import Plan, Request, Send, running
 from tests.faults.test_crash import is_ready, until, user
 from tests.stage import Json, Stage, Who
 from vmaccess.cluster.api import ApiError
-from vmaccess.reporting import STATUS_INTERVAL
+from vmaccess.reporting import STATUS_INTERVAL, STATUS_INTERVAL_AT_REST
 
 ANN = Who("ann")
 
@@ -173,3 +173,27 @@ async def test_a_namespace_that_refuses_holds_up_nothing_else(kubeconfig: Path, 
         for name in names:
             await until(lambda name=name: summary(stage, name) == "3/4", f"{name} everywhere else")
     stage.assert_access(ANN, {closed: False, **dict.fromkeys(fine, True)})
+
+
+async def test_namespaces_that_join_one_after_the_other_do_not_make_a_status_each(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage, told = bare_stage, list[float]()
+    team = stage.unique("team")
+    namespaces = [stage.namespace() for _ in range(30)]
+
+    async def plan(request: Request, send: Send) -> Json:
+        if request.path.endswith("/status"):
+            told.append(asyncio.get_running_loop().time())
+        return await send()
+
+    async with running(kubeconfig, plan):
+        spec = {"subjects": [user("ann")], "namespaceSelector": {"matchLabels": {"team": team}}}
+        name = await asyncio.to_thread(stage.grant, spec)
+        await until(lambda: is_ready(stage, name), "ready with none")
+        told.clear()
+        for namespace in namespaces:
+            await asyncio.to_thread(stage.relabel, namespace, team=team)
+            await asyncio.sleep(0.05)
+        await until(lambda: summary(stage, name) == "30/30", "all of them")
+    gaps = [later - earlier for earlier, later in itertools.pairwise(told)]
+    assert len(told) < 15
+    assert all(gap >= STATUS_INTERVAL_AT_REST * 0.9 for gap in gaps), gaps

@@ -236,7 +236,8 @@ class WorkQueue(Generic[K]):
 
     def _width(self, spot: tuple[int, str]) -> int:
         """How much may be done at once at a place."""
-        return AT_A_SLOW_PLACE[spot[0]] if spot in self._slow else max(int(self.level) // CROWD, 1)
+        width = max(int(self.level) // CROWD, 1)
+        return min(AT_A_SLOW_PLACE[spot[0]], width) if spot in self._slow else width
 
     def _unpark(self, spot: tuple[int, str]) -> None:
         lane, room, free = spot[0], self._width(spot) - self._at[spot], list[K]()
