@@ -59,7 +59,8 @@ class Reporter:
             return  # it is gone, or another by now: the watch will tell
         self._world.grants.observe(answer)
         for note in transitions(grant.status, status):
-            log.info("%s: %s: %s", grant.id.name, note.reason, note.message)
+            level = logging.WARNING if note.kind == "Warning" else logging.INFO
+            log.log(level, "%s: %s: %s", grant.id.name, note.reason, note.message)
             self._events.tell(grant.id, note.kind, note.reason, note.message)
 
     def _facts(self, progress: Progress) -> Facts:

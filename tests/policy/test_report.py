@@ -149,6 +149,32 @@ def test_warnings_follow_the_rights_and_go_with_them() -> None:
     assert set(conditions(status(SUSPENDED, of=everywhere))) == {"Ready", "Active"}
 
 
+def test_a_danger_is_told_for_as_long_as_it_is_in_force() -> None:
+    dangerous = Give(Trimmed(RULES, (Warning_("SecretsReachable", "one"), Warning_("RuleUnmatched", "two"))), TARGET, ())
+    refused = status(dangerous, MISSING)
+    assert set(conditions(refused)) == {"Ready", "Active", "Reconciling", "RuleUnmatched"}, "nobody can do anything yet"
+    given = status(dangerous, GRANTED, bound=1)
+    assert conditions(given)["SecretsReachable"] == ("True", "SecretsReachable")
+    invalid = Hold(Reason.INVALID_SPEC, "spec.role: why")
+    held = status(invalid, GRANTED, bound=1, of=grant(given))
+    assert set(conditions(held)) == {"Ready", "Active", "Stalled", "SecretsReachable"}
+    assert "spec.role: why; until then the access given before stays" in str(held["conditions"])
+    nothing = status(invalid, BLOCKED, of=grant(given))
+    assert set(conditions(nothing)) == {"Ready", "Active", "Stalled"}
+    assert "until then nothing is given" in str(nothing["conditions"])
+
+
+def test_what_holds_up_namespaces_that_are_well_is_named_first() -> None:
+    awaited = {("not-yet", "runner"): Outcome(State.FAILED, Reason.NAMESPACE_NOT_FOUND, "ServiceAccount 'runner': no namespace")}
+    elsewhere = Outcome(State.FAILED, Reason.PROTECTED_NAMESPACE, "protected")
+    found = report(grant(), Facts(GIVE, {"a": elsewhere, "b": BLOCKED, "c": BLOCKED}, awaited, 0, ()), NOW)
+    ready = next(condition for condition in found["conditions"] if condition["type"] == "Ready")
+    assert ready["reason"] == "ProtectedNamespace"
+    found = report(grant(), Facts(GIVE, {"b": BLOCKED, "c": BLOCKED}, awaited, 0, ()), NOW)
+    ready = next(condition for condition in found["conditions"] if condition["type"] == "Ready")
+    assert ready["message"] == "ServiceAccount 'runner': no namespace; 2 namespaces cannot be granted before that"
+
+
 def test_events_are_about_what_begins() -> None:
     before, after = status(GIVE, PENDING), status(GIVE, GRANTED, bound=1)
     assert [(note.kind, note.reason) for note in transitions({}, before)] == []
@@ -228,9 +254,11 @@ def giving(*rules: Rule) -> Give:
     return Give(Trimmed(rules, ()), TARGET, ())
 
 
-def over(base: Rules | None, intent: Intent, of: Grant | None = None, before: Rules | None = None) -> dict[str, Any]:
+def over(
+    base: Rules | None, intent: Intent, of: Grant | None = None, before: Rules | None = None, bound: int = 1
+) -> dict[str, Any]:
     """The status of a grant in one namespace over this base; `before` are the rules that the status was last written for."""
-    return report(of or grant(), Facts(intent, {"n0": GRANTED}, {}, 1, (), base=base, before=before), NOW)
+    return report(of or grant(), Facts(intent, {"n0": GRANTED}, {}, bound, (), base=base, before=before), NOW)
 
 
 def changed(found: dict[str, Any]) -> str | None:
@@ -359,9 +387,13 @@ def test_while_nothing_is_given_or_taken_the_role_stays_as_it_was_told(hold: Hol
     assert same["role"] == first["role"]
 
 
-def test_of_another_spec_there_is_no_role_to_tell_while_nothing_is_given() -> None:
+def test_the_role_of_an_earlier_spec_is_told_while_it_is_in_force() -> None:
+    """And what the base does then is not mixed up with what the new spec does."""
     first = over((READING,), giving(READING))
-    assert "role" not in over(None, BASELESS, replace(grant(first), generation=4))
+    held = over(None, BASELESS, replace(grant(first), generation=4))
+    assert held["role"] == {key: value for key, value in first["role"].items() if key != "baseHash"}
+    assert changed(over((STARTING,), giving(STARTING), replace(grant(held), generation=4))) is None
+    assert "role" not in over(None, BASELESS, replace(grant(first), generation=4), bound=0)
     assert "role" not in over((READING,), SUSPENDED, grant(first))
 
 

@@ -372,7 +372,7 @@ def test_what_an_earlier_grant_of_the_name_left_by_another_role_is_told_of() -> 
     assert "--cascade=orphan" in step.message
 
 
-@pytest.mark.parametrize("name", ["vmaccess:View", "vmaccess:other", "view"])
+@pytest.mark.parametrize("name", ["vmaccess:View", "vmaccess:other", "vmaccess:team:other", "view"])
 def test_marks_on_a_cluster_role_of_another_name_mean_nothing(name: str) -> None:
     """Whoever may write them there must not make us remove what others live by."""
     assert GRANT.name not in cluster_role(GRANT, "get", name=name, aggregates=()).relates_to()

@@ -85,7 +85,8 @@ def test_a_preset_over_every_version(version: str, name: str, preset: Preset) ->
     trimmed = trim(base, role(**{"from": name}, preset=preset))
     assert trimmed.rules
     assert without_namespace(trimmed.rules) == set()
-    assert {warning.type for warning in trimmed.warnings} <= {"SecretsReachable"}
+    told = {str(warning.type) for warning in trimmed.warnings} - {"SecretsReachable"}
+    assert told == ({"RuleUnmatched"} if name == "kubevirt.io:view" and preset in ("Operate", "Edit") else set())
     assert {resource for _, resource, _, _ in rights(trimmed.rules) - rights(base)} <= SHORT
     kept = {atom for atom in passing(PRESETS[preset].keeps, rights(base)) if atom[1] not in CLUSTER_KINDS}
     assert rights(trimmed.rules) == with_short_spellings(kept)

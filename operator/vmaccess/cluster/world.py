@@ -121,8 +121,8 @@ class World:
         return self.children[Kind(ref.role_kind)].get((namespace, ref.role_name))
 
     def _child_changed(self, key: Key, old: Child | None, new: Child | None) -> None:
-        before = old.relates_to() if old is not None else set()
-        after = new.relates_to() if new is not None else set()
+        before = old.relates_to() if old is not None else frozenset()
+        after = new.relates_to() if new is not None else frozenset()
         if old is not None:
             for grant in before - after:
                 self._relate(grant, key[0], (old.kind, old.name), related=False)

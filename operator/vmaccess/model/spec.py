@@ -232,7 +232,7 @@ class DropRule(RuleEntry):
         Rule(
             cel="has(self.apiGroups) || has(self.resources) || has(self.verbs)",
             holds=lambda it: it.api_groups is not None or it.resources is not None or it.verbs is not None,
-            message="an empty entry would drop everything: name apiGroups, resources or verbs",
+            message="an empty entry would drop everything: name apiGroups, resources or verbs (is a field misspelt?)",
         ),
     )
 

@@ -241,21 +241,22 @@ class Child:
         label = self.marked_label if self.kind is not Kind.SERVICE_ACCOUNT else None
         return ends | {mark.uid for mark in (label, self.remembered_grant) if mark is not None and mark.uid in revoked}
 
-    def relates_to(self) -> set[str]:
+    def relates_to(self) -> frozenset[str]:
         """Names of the grants that this object may have to do with: by name, by label, by ownerReference, a binding by
         its roleRef as well: who binds our roles to others shares what we write into them.
 
         A ClusterRole by its name alone: marks, copied onto another, must never be its end.
         """
         if self.kind is Kind.CLUSTER_ROLE:
-            name = self.name.removeprefix(NAME_PREFIX)
-            return {name} if name != self.name and _is_grant_name(name) else set()
-        marks = (self.marked_label, self.marked_owner, self.remembered_grant)
-        names = {mark.name for mark in marks if mark is not None}
-        if self.kind is not Kind.SERVICE_ACCOUNT:
-            given = (self.name, self.content.role_name if isinstance(self.content, BindingContent) else "")
-            names |= {name.removeprefix(NAME_PREFIX).split(":", 1)[0] for name in given if name.startswith(NAME_PREFIX)}
-        return {name for name in names if _is_grant_name(name)}
+            return _related(self.name) if self.name.count(":") == 1 else frozenset()
+        label, owner, remembered = (
+            mark.name if mark is not None else "" for mark in (self.marked_label, self.marked_owner, self.remembered_grant)
+        )
+        if self.kind is Kind.SERVICE_ACCOUNT:
+            return _related("", "", label, owner, remembered)
+        return _related(
+            self.name, self.content.role_name if isinstance(self.content, BindingContent) else "", label, owner, remembered
+        )
 
     def whose(self, owner: OwnerId) -> Whose:
         """Whether the object is this grant's, or the shared ClusterRole of this preset.
@@ -293,9 +294,12 @@ class Child:
 
 
 @lru_cache(maxsize=4096)
-def _is_grant_name(name: str) -> bool:
-    """Whether a grant can have this name; anybody can write anything into a label or an ownerReference."""
-    return len(name) <= MAX_GRANT_NAME and re.fullmatch(DNS_SUBDOMAIN, name) is not None
+def _related(name: str, role: str = "", *marks: str) -> frozenset[str]:
+    """Names of grants, by names that we give and by marks; anybody can write anything into a label or an ownerReference."""
+    given = (each.removeprefix(NAME_PREFIX).split(":", 1)[0] for each in (name, role) if each.startswith(NAME_PREFIX))
+    return frozenset(
+        grant for grant in (*given, *marks) if len(grant) <= MAX_GRANT_NAME and re.fullmatch(DNS_SUBDOMAIN, grant) is not None
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -135,6 +135,10 @@ class _Known:
         return self.groups_of.get(resource, set())
 
 
+# What people ask for that is no typo of anything here.
+ELSEWHERE = ("secrets", "configmaps", "pods", "services", "deployments", "nodes", "namespaces", "customresourcedefinitions")
+
+
 def _check_names(where: str, entry: KeepRule | DropRule, known: _Known) -> None:
     groups = set(entry.api_groups or (ANY,))
     for index, group in enumerate(entry.api_groups or ()):
@@ -158,7 +162,10 @@ def _check_names(where: str, entry: KeepRule | DropRule, known: _Known) -> None:
 
 
 def _unknown(field: str, what: str, name: str, near: list[str]) -> InvalidRole:
-    cure = f'did you mean "{near[0]}"?' if near else "correct or remove it"
+    if what == "resource" and name.partition("/")[0] in ELSEWHERE:
+        cure = "grants give rights to virtual machines and what is theirs, so remove it"
+    else:
+        cure = f'did you mean "{near[0]}"?' if near else "correct or remove it"
     return InvalidRole(field, f'neither the base role nor any version of KubeVirt names the {what} "{name}": {cure}')
 
 

@@ -29,6 +29,9 @@ from vmaccess.policy.words import difference
 
 ScopedName = tuple[str, str]
 
+DANGERS = (Warned.SECRETS_REACHABLE, Warned.EVERY_NAMESPACE, Warned.SERVICE_ACCOUNT_EXPOSED)
+"""Warnings of what access in force can do, as against those of what a spec does not do."""
+
 EVERY_NAMESPACE = (
     "namespaceSelector is {}, which selects every namespace that is neither protected nor excluded, also those to come: "
     "name a label if that is not meant"
@@ -159,6 +162,9 @@ def _failures(facts: Facts) -> Iterable[Failure]:
 
 def _stalled(facts: Facts, failures: list[Failure]) -> _Word | None:
     match facts.intent:
+        case Hold(reason=Reason.INVALID_SPEC, message=message):
+            stays = "until then the access given before stays" if facts.bound else "until then nothing is given"
+            return _Word(Reason.INVALID_SPEC, f"{message}; {stays}")
         case Hold(reason, message) | Take(reason, message) if reason in STALLING:
             return _Word(reason, message)
     return next((word for reason in STALLING if (word := _first(failures, reason))), None)
@@ -169,6 +175,8 @@ def _reconciling(facts: Facts, failures: list[Failure], counts: Counter[State]) 
         case Hold(reason, message):
             return _Word(reason, message)
     if failures:
+        if counts[State.BLOCKED] and (blocker := _blocker(facts)) is not None:
+            return blocker
         order = (Reason.REVOCATION_FAILED, *(Reason(failure.reason) for failure in failures))
         return next(word for reason in order if (word := _first(failures, reason)))
     waiting = counts[State.PENDING] + counts[State.BLOCKED]
@@ -177,6 +185,17 @@ def _reconciling(facts: Facts, failures: list[Failure], counts: Counter[State]) 
             Reason.PROGRESSING,
             f"namespaces: {waiting} to grant, {counts[State.REVOKING]} to revoke, {counts[State.GRANTED]} granted",
         )
+    return None
+
+
+def _blocker(facts: Facts) -> _Word | None:
+    """What namespaces wait for that are well themselves, unless a right stands that should be gone."""
+    if any(outcome.reason is Reason.REVOCATION_FAILED for outcome in facts.namespaces.values()):
+        return None
+    blocked = sum(outcome.state is State.BLOCKED for outcome in facts.namespaces.values())
+    for outcome in (*facts.cluster_roles, *facts.accounts.values()):
+        if outcome.reason is not None:
+            return _Word(outcome.reason, f"{outcome.message}; {_namespaces(blocked)} cannot be granted before that")
     return None
 
 
@@ -215,14 +234,19 @@ def _active(facts: Facts, selected: int) -> _Word:
 
 
 def _warnings(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
-    """Warnings follow the rights that result, so there are none while nothing is given, but for rights that are lost."""
+    """Warnings follow the rights that result: those of danger are there while something is in force, as long as it is."""
     if changed := _base_change(grant, facts):
         yield Warned.BASE_CHANGED, changed
+    if isinstance(facts.intent, Hold) and facts.bound:
+        for told in grant.status.get("conditions") or ():
+            if told.get("type") in DANGERS:
+                yield told["type"], told["message"]  # what they warn of is still in force
     if not isinstance(facts.intent, Give):
         return
     messages: dict[str, list[str]] = {}
     for warning in facts.intent.trimmed.warnings:
-        messages.setdefault(warning.type, []).append(warning.message)
+        if facts.bound or warning.type not in DANGERS:
+            messages.setdefault(warning.type, []).append(warning.message)
     if (selection := grant.limits.selection) is not None and selection.selector == LabelSelector():
         messages[Warned.EVERY_NAMESPACE] = [EVERY_NAMESPACE]
     exposed = sorted(f"{namespace}/{name}" for namespace, name in facts.owned if namespace not in facts.namespaces)
@@ -251,11 +275,14 @@ def _condition(kind: str, holds: bool, word: _Word, *, grant: Grant, now: str) -
 
 
 def _role(grant: Grant, facts: Facts) -> RoleStatus | None:
-    """The role that is granted; while nothing is given or taken, the one that was reported last for the same spec."""
+    """The role that is granted; while nothing is given or taken, the one that was reported last and is in force."""
     rules = _rules(facts)
     if rules is None and isinstance(facts.intent, Hold):
+        reported = _reported_role(grant)
+        if not reported and facts.bound:  # of an earlier spec: which base it came from says nothing about this one
+            reported = {key: value for key, value in (grant.status.get("role") or {}).items() if key != "baseHash"}
         try:
-            return RoleStatus.model_validate(_reported_role(grant)) if _reported_role(grant) else None
+            return RoleStatus.model_validate(reported) if reported else None
         except ValidationError:
             return None  # somebody else has written there
     if rules is None or facts.base is None or not isinstance(grant.spec, Spec):

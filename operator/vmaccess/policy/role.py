@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vmaccess.model.spec import Role
+from vmaccess.model.spec import Preset, Role
 from vmaccess.policy.catalogue import ADD_ONS, PRESETS, preset_of
 from vmaccess.policy.entries import KNOWN, InvalidRole, added, as_rule, check, grantable, nested_tails, with_nested
 from vmaccess.policy.kubevirt import (
@@ -62,7 +62,7 @@ def trim(base: Rules, role: Role | None) -> Trimmed:
     if not cut.rules:
         _refuse_if_no_base_can_fill(role, base)
     messages = {
-        Warned.RULE_UNMATCHED: _listed(unmatched),
+        Warned.RULE_UNMATCHED: _listed((*_missing_preset(role, base), *unmatched)),
         Warned.SUBRESOURCE_OMITTED: _listed(map(_omission, cut.omitted)),
         Warned.NOT_RESTRICTABLE: _left_out(cut.nameless),
         Warned.DROP_INEFFECTIVE: _listed(_dropped_in_vain(role, cut.rules)),
@@ -196,10 +196,20 @@ def _refuse_if_no_base_can_fill(role: Role, base: Rules) -> None:
     )
 
 
+def _missing_preset(role: Role, base: Rules) -> Iterable[str]:
+    """A preset of which the base has no more than of the one below it. Admin is all of any base."""
+    below: Preset | None = "View" if role.preset == "Operate" else "Operate" if role.preset == "Edit" else None
+    if role.preset and below and covers(intersect(base, PRESETS[below].keeps), intersect(base, PRESETS[role.preset].keeps)):
+        yield f"role.preset: the base role has nothing of {role.preset} beyond {below}"
+
+
 def _omission(resource: str) -> str:
     short = short_spelling(resource)
+    assert short is not None  # noqa: S101 - only nested ones are left out
     opens = f"kube-apiserver admits only who also has {short}, which opens more"
-    return f"{resource} is not granted: {opens}; keep {short} too if that is meant"
+    opened = (Rule((SUBRESOURCES,), (short,), ("get",)),)
+    add_on = next((name for name, named in ADD_ONS.items() if covers(named.keeps, opened)), None)
+    return f"{resource} is not granted: {opens}; {f'include {add_on} or ' if add_on else ''}keep {short} too if that is meant"
 
 
 def _left_out(nameless: Rules) -> str:
