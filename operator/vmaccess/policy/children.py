@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar
+
+import orjson
 
 from vmaccess.model.names import DNS_SUBDOMAIN
 from vmaccess.model.problems import MAX_GRANT_NAME
@@ -328,8 +330,8 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
         label_managed_by=_shared(labels.get(MANAGED_BY_LABEL, "")),
         label_grant=_shared(labels.get(GRANT_LABEL, "")),
         label_uid=_shared(labels.get(UID_LABEL, "")),
-        owners=_shared(tuple(_owner(owner) for owner in meta.get("ownerReferences") or ())),
-        content=_shared(_CONTENT[kind](raw)),
+        owners=_owners(orjson.dumps(owners)) if (owners := meta.get("ownerReferences")) else (),
+        content=_content(kind, orjson.dumps([raw.get(field) for field in _FIELDS[kind]])),
         label_preset=labels.get(PRESET_LABEL, ""),
         aggregates=_aggregates(labels) if kind is Kind.CLUSTER_ROLE else (),
         remembered=_remembered(known, meta["uid"]),
@@ -355,6 +357,18 @@ def _remembered(known: Child | None, uid: str) -> OwnerId | None:
     return _shared(mark) if mark is not None else None
 
 
+@lru_cache(maxsize=4096)
+def _owners(text: bytes) -> tuple[Owner, ...]:
+    """Read ownerReferences. By their text, because those of a thousand children are the same, and to read it anew costs more."""
+    return tuple(map(_owner, orjson.loads(text)))
+
+
+@lru_cache(maxsize=4096)
+def _content(kind: Kind, text: bytes) -> Content:
+    """Read the fields of `_FIELDS`, by their text for the same reason."""
+    return _CONTENT[kind](*orjson.loads(text))
+
+
 def _owner(raw: Mapping[str, Any]) -> Owner:
     group, _, _ = raw.get("apiVersion", "").rpartition("/")
     return Owner(
@@ -367,18 +381,17 @@ def _owner(raw: Mapping[str, Any]) -> Owner:
     )
 
 
-def _account(raw: Mapping[str, Any]) -> Content:
-    return AccountContent(raw.get("automountServiceAccountToken"))
+def _account(automount: bool | None) -> Content:  # noqa: FBT001 - a field of the API
+    return AccountContent(automount)
 
 
-def _role(raw: Mapping[str, Any]) -> Content:
-    rules = raw.get("rules") or ()
-    urls = any("nonResourceURLs" in rule for rule in rules)
-    return RoleContent(rbac.parse(rules), urls=urls, aggregated="aggregationRule" in raw)
+def _role(raw: Iterable[Mapping[str, Any]] | None, aggregation: Json | None = None) -> Content:
+    urls = any("nonResourceURLs" in rule for rule in raw or ())
+    return RoleContent(rbac.parse(raw), urls=urls, aggregated=aggregation is not None)
 
 
-def _binding(raw: Mapping[str, Any]) -> Content:
-    ref = raw.get("roleRef") or {}
+def _binding(ref: Mapping[str, Any] | None, raw: Iterable[Mapping[str, Any]] | None) -> Content:
+    ref = ref or {}
     subjects = tuple(
         Subject(
             kind=subject.get("kind", ""),
@@ -386,12 +399,18 @@ def _binding(raw: Mapping[str, Any]) -> Content:
             namespace=subject.get("namespace", ""),
             api_group=subject.get("apiGroup") or ("" if subject.get("kind") == "ServiceAccount" else RBAC_GROUP),
         )
-        for subject in raw.get("subjects") or ()
+        for subject in raw or ()
     )
     return BindingContent(ref.get("kind", ""), ref.get("name", ""), subjects)
 
 
-_CONTENT: dict[Kind, Callable[[Mapping[str, Any]], Content]] = {
+_FIELDS: Mapping[Kind, tuple[str, ...]] = {
+    Kind.SERVICE_ACCOUNT: ("automountServiceAccountToken",),
+    Kind.ROLE: ("rules",),
+    Kind.ROLE_BINDING: ("roleRef", "subjects"),
+    Kind.CLUSTER_ROLE: ("rules", "aggregationRule"),
+}
+_CONTENT: Mapping[Kind, Callable[..., Content]] = {
     Kind.SERVICE_ACCOUNT: _account,
     Kind.ROLE: _role,
     Kind.ROLE_BINDING: _binding,
