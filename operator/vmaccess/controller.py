@@ -216,6 +216,7 @@ class Controller:
         grant = self.world.grant(key.grant)
         if grant is None:
             if self._progress.pop(key.grant, None) is not None:
+                self._reporter.forget(key.grant)
                 self._shared.check()
             await self.departed.look_at(key)
         elif key.part is Part.GRANT:

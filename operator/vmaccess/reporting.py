@@ -21,6 +21,7 @@ from vmaccess.shared import SharedRoles, shared_by
 log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 2.0  # seconds between two status writes while things are still moving
+STATUSES = 10  # of all grants that are moving at once, in a second
 STATUS_INTERVAL_AT_REST = 0.5  # the same when each has come to its end, such as for namespaces labelled one after the other
 
 
@@ -29,17 +30,23 @@ class Reporter:
 
     def __init__(self, api: Api, world: World, events: Events, shared: SharedRoles) -> None:
         self._api, self._world, self._events, self._shared = api, world, events, shared
+        self._moving: set[str] = set()  # grants whose last look found something on its way
 
-    @staticmethod
-    def due_in(progress: Progress) -> float:
-        """Seconds until the status may be written: it shows how far things are, but not every step."""
+    def due_in(self, progress: Progress) -> float:
+        """Seconds until the status may be written: it shows how far things are, but not every step.
+
+        The more grants are on their way at once, the longer: their statuses shall not hold up what they tell of.
+        """
+        name, since = progress.grant.id.name, asyncio.get_running_loop().time() - progress.reported_at
         if progress.unsettled:
-            interval = STATUS_INTERVAL
-        elif progress.written is not None:
-            interval = STATUS_INTERVAL_AT_REST
-        else:
-            return 0.0
-        return progress.reported_at + interval - asyncio.get_running_loop().time()
+            self._moving.add(name)
+            return max(STATUS_INTERVAL, len(self._moving) / STATUSES) - since
+        self._moving.discard(name)
+        return STATUS_INTERVAL_AT_REST - since if progress.written is not None else 0.0
+
+    def forget(self, name: str) -> None:
+        """The grant is gone."""
+        self._moving.discard(name)
 
     async def write(self, progress: Progress) -> None:
         """Write the status if it has changed."""

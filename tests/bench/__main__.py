@@ -1,88 +1,126 @@
-"""`make bench`: the operator against a bare client in the same run, on the same control plane, with the same identity."""
+"""`make bench`: how fast the operator is, against a client that does nothing else, and that it asks for nothing in vain.
+
+What is compared. Every ratio is of two times from one run, on one fresh control plane (etcd, kube-apiserver and
+kube-controller-manager as processes of this machine, no nodes), with nothing else going on:
+
+- *bare*, the floor of `create`: a client with the operator's own identity sends the very same writes, so many at once, and does
+  nothing else. It sends them through the operator's own `Api` and event loop; what is compared is all that the operator does
+  beside sending. The two take turns, the bare client with 64, 128 and 256 requests in flight, and the best of each counts.
+- of `restart`: a plain client lists every kind that the operator mirrors, all at once, in pages of 500, and decodes them as JSON.
+- of `many`: one grant over as many namespaces as all of the many have together. Of `refuse` and `hang`: the same without the sick
+  namespace, `hot`.
+
+What is timed. From the first request of whoever applies until the watch brings the last grant as Ready; from a label's change
+until the watch brings the binding, or its end; from the deletion until the watch brings the end of the last binding; and in
+`priority`, from the API server's answer until the last of many SubjectAccessReviews refuses, asked ten times a second.
+
+What is counted. The operator's requests in the API server's audit log: writes to children, and reads of single objects (lists
+and watches are how it follows the cluster). Writes of statuses and of Events are counted apart. `needed` is what any client would
+have to write. In `deletion` and `priority` kube-controller-manager is down, so that no garbage collection does a part of it.
+
+What fails. A count that is not what it has to be, and an access truth table (SubjectAccessReviews for a sample of namespaces, of
+somebody granted and of somebody not, after each scenario and again after its end) that does not hold. A time never fails: it is
+a figure of this machine.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
+import os
+import platform
 import statistics
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import localcluster
-from localcluster import Cluster, kubevirt, product, wait_until
-from tests.bench import bare
-from tests.stage import Stage
+from localcluster import ClusterError, kubevirt, product
+from tests.bench import loop, plot
+from tests.bench.changing import changes
+from tests.bench.churning import NAMESPACES, churn
+from tests.bench.client import Refused
+from tests.bench.creating import converge, create
+from tests.bench.crowd import hang, hot, many, refuse
+from tests.bench.figures import HEADINGS, table
+from tests.bench.revoking import deletion, priority
+from tests.bench.scale import FULL, QUICK, Scale
+from tests.bench.standing import flip, restart
+from tests.bench.world import World
 from vmaccess.model.spec import Role
-from vmaccess.policy.children import GrantId
 from vmaccess.policy.kubevirt import DEFAULT_BASE
 from vmaccess.policy.role import trim
 from vmaccess.policy.rules import parse
 
-KINDS: dict[str, dict[str, Any]] = {
-    "Role": {"role": {"kind": "Role"}},
-    "preset": {"role": {"kind": "ClusterRole"}},
-    "ClusterRole": {"role": {"kind": "ClusterRole", "include": ["Migrate"]}},
-}
-"""What bindings can point to: a Role in each namespace, the shared ClusterRole of a preset, one of the grant's own."""
-
 
 @dataclass(frozen=True)
-class Figure:
-    """One line of the table. `floor` is the bare client's seconds; writes are counted in the API server's audit log."""
+class Scenario:
+    """What is run, and over how many namespaces."""
 
-    scenario: str
-    seconds: float
-    floor: float | None
-    writes: int
-    needed: int
+    run: Callable[[World], None]
+    namespaces: Callable[[Scale], int]
+    in_quick: bool = False
+    after: str = ""
+    """The scenario whose grants it works on, where that has just run."""
 
-    @property
-    def ratio(self) -> float | None:
-        """Seconds over the floor's."""
-        return self.seconds / self.floor if self.floor else None
+
+SCENARIOS = {
+    "create": Scenario(create, lambda scale: scale.namespaces, in_quick=True),
+    "changes": Scenario(changes, lambda scale: scale.namespaces, in_quick=True),
+    "many": Scenario(many, lambda scale: scale.grants * scale.each),
+    "hot": Scenario(hot, lambda scale: scale.each),
+    "refuse": Scenario(refuse, lambda scale: scale.each, in_quick=True),
+    "hang": Scenario(hang, lambda scale: scale.each),
+    "deletion": Scenario(deletion, lambda scale: scale.deleted, in_quick=True),
+    "flip": Scenario(flip, lambda scale: scale.standing, in_quick=True),
+    "restart": Scenario(restart, lambda scale: scale.standing, in_quick=True, after="flip"),
+    "priority": Scenario(priority, lambda scale: scale.standing, in_quick=True),
+    "churn": Scenario(churn, lambda _: NAMESPACES),
+    "converge": Scenario(converge, lambda scale: max(scale.converge)),
+}
 
 
 def main() -> int:
-    """Run, print the table, and fail where writes were made that were not needed; a time never fails."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--namespaces", type=int, default=500, help="namespaces of the one grant (default: 500)")
-    parser.add_argument("--kind", choices=KINDS, action="append", help="what the bindings point to (default: each in turn)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    arguments = parser.parse_args()
-    with localcluster.cluster(audit=True) as cluster:
-        kubevirt.install(cluster)
-        product.install(cluster)
-        with Stage(cluster) as stage:
-            figures = run(cluster, stage, arguments.namespaces, arguments.kind or list(KINDS))
-    show(figures)
-    print(f"\ntrim of the full {DEFAULT_BASE}, View and all of it with drops: {', '.join(f'{each:.1f} ms' for each in trims())}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(figure) | {"ratio": figure.ratio} for figure in figures], indent=2) + "\n")
-    wasteful = [figure.scenario for figure in figures if figure.writes != figure.needed]
-    if wasteful:
-        print(f"\nmore or fewer writes than needed: {', '.join(wasteful)}", file=sys.stderr)
-    return 1 if wasteful else 0
-
-
-def run(cluster: Cluster, stage: Stage, count: int, kinds: list[str]) -> list[Figure]:
-    """Every scenario, one after the other."""
-    team = stage.unique("team")
-    print(f"creating {count} namespaces ...", flush=True)
-    with ThreadPoolExecutor(8) as pool:
-        namespaces = list(pool.map(lambda number: stage.namespace(f"n{number}", team=team), range(count)))
-    spec = {
-        "subjects": [{"kind": "User", "name": "ann"}],
-        "namespaceSelector": {"matchLabels": {"team": team}},
-    }
-    wait_until(lambda: _all_have_accounts(stage, namespaces), "a ServiceAccount in each", timeout=300)
-    return [figure for kind in kinds for figure in _life(cluster, stage, {**spec, **KINDS[kind]}, namespaces, kind)]
+    """Run, print the table, and fail where a count or a truth table is wrong."""
+    options = _options()
+    scale = _scale(options)
+    chosen = [name for name, scenario in SCENARIOS.items() if _is_chosen(name, scenario, options)]
+    started = time.monotonic()
+    with product.own_cluster() as cluster:
+        size = max(SCENARIOS[name].namespaces(scale) for name in chosen)
+        print(f"a control plane after {time.monotonic() - started:.0f} s", flush=True)
+        with World(cluster, scale, size) as world:
+            with world.operator() as operator:
+                world.remember(f"{size} namespaces, no grant", operator)
+            for name, before in zip(chosen, [None, *chosen], strict=False):
+                if SCENARIOS[name].after != before:
+                    world.clear()
+                print(f"\n{name}: {_says(SCENARIOS[name])} ({time.monotonic() - started:.0f} s so far)\n{HEADINGS}", flush=True)
+                _run(world, name)
+            environment = _environment(cluster.request("GET", "/version")[1])
+    taken = trims()
+    print(f"\n{table(world.figures, world.memory.values())}\n")
+    print(f"trim of the full {DEFAULT_BASE}, View and all of it with drops: {', '.join(f'{each:.1f} ms' for each in taken)}")
+    print(f"{time.monotonic() - started:.0f} s in all, on {environment['cpus']} CPUs, Kubernetes {environment['kubernetes']}")
+    if options.json:
+        found = {
+            "environment": environment,
+            "figures": [figure.as_json() for figure in world.figures],
+            "memory": [each.as_json() for each in world.memory.values()],
+            "curves": world.curves,
+            "trims": taken,
+            "wrong": world.wrong,
+        }
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    if options.plot and world.curves:
+        options.plot.write_text(plot.draw(world.curves))
+    for each in world.wrong:
+        print(f"WRONG: {each}", file=sys.stderr)
+    return 1 if world.wrong else 0
 
 
 def trims() -> list[float]:
@@ -101,90 +139,60 @@ def trims() -> list[float]:
     return times
 
 
-def _life(cluster: Cluster, stage: Stage, spec: dict[str, Any], namespaces: list[str], kind: str) -> list[Figure]:
-    """One grant: made, seen again after a restart, deleted."""
-    count, each = len(namespaces), 2 if kind == "Role" else 1
-    once = {"Role": 0, "preset": 1, "ClusterRole": 1}[kind]
-    with product.Operator(cluster) as operator:
-        print(f"{kind}: converging and revoking by the operator ...", flush=True)
-        nowhere = {**spec, "namespaceSelector": {"matchLabels": {"team": "nobody"}}, "role": {}}
-        stage.until_ready(warm := stage.grant(nowhere))
-        stage.delete(warm)
-        since, started = stage.mark(), time.monotonic()
-        name = stage.grant(spec, f"bench-{kind.lower()}")
-        wait_until(lambda: _is_ready(stage, name), "the grant to be Ready", timeout=600, interval=0.05)
-        created = time.monotonic() - started
-        made = _writes(stage, since, each * count + once)
-        bare_grant = stage.grant({**spec, "suspend": True}, f"bare-{kind.lower()}")
-        owner = GrantId(bare_grant, stage.get(bare_grant)["metadata"]["uid"])
-        templates = [_template(stage, children, namespaces[0], name, owner) for children in ("roles", "rolebindings")[2 - each :]]
-
-        operator.stop()
-        print(f"{kind}: the same by a bare client ...", flush=True)
-        kubeconfig = product.operator_kubeconfig(cluster, cluster.directory / "bare.kubeconfig")
-        tries = [asyncio.run(bare.create_and_delete(kubeconfig, templates, namespaces)) for _ in range(2)]
-        floor_create, floor_delete = (min(seconds) for seconds in zip(*tries, strict=True))
-        since, started = stage.mark(), time.monotonic()
-        with product.Operator(cluster):
-            ready = time.monotonic() - started
-            time.sleep(2)
-            restart = Figure(f"{kind}: restart, to ready", ready, None, *_writes(stage, since, 0))
-
-            since, started = stage.mark(), time.monotonic()
-            stage.delete(name)
-            wait_until(lambda: not _some(stage, "rolebindings", name), "the bindings to be gone", timeout=120, interval=0.02)
-            revoked = time.monotonic() - started
-            wait_until(lambda: not _some(stage, "roles", name), "the Roles to be gone", timeout=120, interval=0.02)
-            removed = time.monotonic() - started
-            # Garbage collection helps: what it was faster at, we did not write.
-            deletes = len(stage.writes(since))
-
-    stage.delete(bare_grant)
-    return [
-        Figure(f"{kind}: 1 grant x {count} namespaces, to Ready", created, floor_create, *made),
-        restart,
-        Figure(f"{kind}: deletion, to the last access gone", revoked, None, deletes, deletes),
-        Figure(f"{kind}: deletion, to the last object gone", removed, floor_delete, deletes, deletes),
-    ]
+def _run(world: World, name: str) -> None:
+    try:
+        SCENARIOS[name].run(world)
+    except (ClusterError, Refused, TimeoutError) as error:
+        world.complain(f"{name} did not come to its end: {error}")
 
 
-def show(figures: list[Figure]) -> None:
-    """The table for a person."""
-    print(f"\n{'scenario':48} {'seconds':>8} {'bare':>8} {'ratio':>6} {'writes':>7} {'needed':>7}")
-    for figure in figures:
-        floor = f"{figure.floor:8.2f}" if figure.floor else " " * 8
-        ratio = f"{figure.ratio:6.2f}" if figure.ratio else " " * 6
-        print(f"{figure.scenario:48} {figure.seconds:8.2f} {floor} {ratio} {figure.writes:7} {figure.needed:7}")
+def _says(scenario: Scenario) -> str:
+    return (scenario.run.__doc__ or "").splitlines()[0]
 
 
-def _all_have_accounts(stage: Stage, namespaces: list[str]) -> bool:
-    accounts = stage.request("GET", "/api/v1/serviceaccounts")["items"]
-    return set(namespaces) <= {account["metadata"]["namespace"] for account in accounts}
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Scenarios:\n" + "\n".join(f"  {name:9} {_says(scenario)}" for name, scenario in SCENARIOS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes and fewer scenarios, in under two minutes")
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append", metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--namespaces", type=int, metavar="N", help="namespaces of the one grant in create and changes")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="F", help="so many times the namespaces and grants, everywhere"
+    )
+    parser.add_argument("--churn", type=float, metavar="S", help="seconds of churn (default: 120)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="run converge too, and draw it as SVG")
+    return parser.parse_args()
 
 
-def _is_ready(stage: Stage, name: str) -> bool:
-    conditions = stage.get(name).get("status", {}).get("conditions", ())
-    return any((condition["type"], condition["status"]) == ("Ready", "True") for condition in conditions)
+def _scale(options: argparse.Namespace) -> Scale:
+    scale = (QUICK if options.quick else FULL).scaled(options.scale)
+    if options.namespaces:
+        scale = replace(scale, namespaces=options.namespaces)
+    if options.churn:
+        scale = replace(scale, churn=options.churn)
+    return scale
 
 
-def _some(stage: Stage, kind: str, name: str) -> bool:
-    listed = stage.request("GET", f"/apis/rbac.authorization.k8s.io/v1/{kind}?limit=1&labelSelector=vmaccess.dev/grant={name}")
-    return bool(listed["items"])
+def _is_chosen(name: str, scenario: Scenario, options: argparse.Namespace) -> bool:
+    if name == "converge" and options.plot:
+        return True
+    if options.scenario:
+        return name in options.scenario
+    return name != "converge" and (scenario.in_quick or not options.quick)
 
 
-def _template(stage: Stage, kind: str, namespace: str, name: str, owner: GrantId) -> dict[str, Any]:
-    """What the operator wrote, to be written again by the bare client under the name of another grant: the same work."""
-    (raw,) = stage.request("GET", f"{stage.path(kind, namespace)}?labelSelector=vmaccess.dev/grant={name}")["items"]
-    copied: dict[str, Any] = {key: raw[key] for key in ("rules", "roleRef", "subjects") if key in raw}
-    if copied.get("roleRef", {}).get("kind") == "Role":
-        copied["roleRef"] = {**copied["roleRef"], "name": owner.child_name}
-    marks = {"labels": owner.labels(), "ownerReferences": owner.owner_references()}
-    return {**copied, "metadata": {"name": f"{owner.child_name}:bare" if len(copied) > 1 else owner.child_name, **marks}}
-
-
-def _writes(stage: Stage, since: int, needed: int) -> tuple[int, int]:
-    """Writes to children since a mark, and how many there had to be; the status is not counted."""
-    return len([write for write in stage.writes(since) if "vmaccessgrants" not in write]), needed
+def _environment(version: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "loop": loop.NAME,
+        "kubernetes": version["gitVersion"],
+    }
 
 
 if __name__ == "__main__":

@@ -1,47 +1,71 @@
-"""The floor: the same writes, with the same identity, by a client that does nothing else, at its best concurrency."""
+"""The floor: the same requests, with the same identity, by a client that does nothing else.
+
+Writes go through the operator's own `Api`, so that what is compared is what the operator does beside sending them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
-from vmaccess.cluster.api import ROLE_BINDINGS, ROLES, Api, Json, Resource
+from localcluster import Access
+from tests.bench.client import Client, Json
+from tests.bench.loop import run
+from vmaccess.cluster.api import CLUSTER_ROLES, GRANTS, NAMESPACES, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS, Api, Resource
 
-IN_FLIGHT = 128  # where an identity that must hold the rules it writes reaches its best rate
+MIRRORED = (NAMESPACES, CLUSTER_ROLES, SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS, GRANTS)  # vmaccess.cluster.world.World.mirrors
 
 
-async def create_and_delete(kubeconfig: Path, bodies: Sequence[Json], namespaces: Sequence[str]) -> tuple[float, float]:
-    """Seconds to create, and to delete, what `bodies` say (a RoleBinding last, its Role before it) in each of the namespaces."""
-    resources = (ROLES, ROLE_BINDINGS)[-len(bodies) :]
-    pairs = list(zip(resources, bodies, strict=True))
+@dataclass(frozen=True)
+class Writes:
+    """Seconds to create and to delete everything, and of the client's own CPU to create it."""
+
+    create: float
+    delete: float
+    cpu: float
+
+
+def write(kubeconfig: Path, templates: Sequence[tuple[Resource, Json]], namespaces: Sequence[str], in_flight: int) -> Writes:
+    """Create the templates, one after the other, in each of the namespaces, and delete them the other way round."""
+    return run(_write(kubeconfig, templates, namespaces, in_flight))
+
+
+def read(access: Access) -> float:
+    """Seconds to list every kind the operator mirrors, all at once, in pages of 500 that are decoded."""
+    return run(_read(access))
+
+
+async def _write(
+    kubeconfig: Path, templates: Sequence[tuple[Resource, Json]], namespaces: Sequence[str], in_flight: int
+) -> Writes:
     configuration = Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
-    async with Api(configuration, connections=IN_FLIGHT + 20) as api:
+    async with Api(configuration, connections=in_flight + 20) as api:
         uids: dict[tuple[str, str], str] = {}
 
         async def create(namespace: str) -> None:
-            for resource, body in pairs:
+            for resource, body in templates:
                 made = await api.create(resource.path(namespace), body)
                 uids[resource.plural, namespace] = made["metadata"]["uid"]
 
         async def delete(namespace: str) -> None:
-            for resource, body in reversed(pairs):
-                await _delete(api, resource, namespace, body["metadata"]["name"], uids[resource.plural, namespace])
+            for resource, body in reversed(templates):
+                await api.delete(resource.path(namespace, body["metadata"]["name"]), uid=uids[resource.plural, namespace])
 
-        return await _all(create, namespaces), await _all(delete, namespaces)
+        busy = time.process_time()
+        created = await _everywhere(create, namespaces, in_flight)
+        busy = time.process_time() - busy
+        return Writes(created, await _everywhere(delete, namespaces, in_flight), busy)
 
 
-async def _delete(api: Api, resource: Resource, namespace: str, name: str, uid: str) -> None:
-    await api.delete(resource.path(namespace, name), uid=uid)
-
-
-async def _all(job: Callable[[str], Awaitable[None]], namespaces: Sequence[str]) -> float:
-    slots = asyncio.Semaphore(IN_FLIGHT)
+async def _everywhere(job: Callable[[str], Awaitable[None]], namespaces: Sequence[str], in_flight: int) -> float:
+    slots = asyncio.Semaphore(in_flight)
 
     async def one(namespace: str) -> None:
         async with slots:
@@ -50,3 +74,15 @@ async def _all(job: Callable[[str], Awaitable[None]], namespaces: Sequence[str])
     started = time.monotonic()
     await asyncio.gather(*(one(namespace) for namespace in namespaces))
     return time.monotonic() - started
+
+
+async def _read(access: Access) -> float:
+    async with Client(access) as client:
+
+        async def drain(resource: Resource) -> None:
+            async for _ in client.pages(resource.path(), accept=resource.accept(listing=True)):
+                pass
+
+        started = time.monotonic()
+        await asyncio.gather(*map(drain, MIRRORED))
+        return time.monotonic() - started
