@@ -20,7 +20,7 @@ test: $(STAMP) ## Run all tests; the first time builds the control plane, virt-a
 	$(BIN)/python -m localcluster build --virt
 	$(BIN)/python -m pytest
 
-bench: $(STAMP) ## Measure the operator against a bare client in the same run; BENCH="--namespaces 1000"
+bench: $(STAMP) ## Measure the operator against a bare client, some 20 minutes; BENCH=--quick takes two, BENCH=--help shows more
 	$(BIN)/python -m localcluster build
 	$(BIN)/python -m tests.bench $(BENCH)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vmaccess.cluster.api import Api, ApiError, Json
 from vmaccess.cluster.mirror import Mirror
-from vmaccess.policy.children import Child, Kind, OwnerId, RoleContent, body, fields
+from vmaccess.policy.children import GRANT_LABEL, UID_LABEL, Child, Kind, OwnerId, PresetId, RoleContent, body, fields
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Create, Delete, Patch, Write
 
@@ -145,7 +145,8 @@ def _changes(step: Patch, *, insist: bool) -> Json:
     if step.child.finalizers:
         metadata["finalizers"] = None
     if step.marks is not None:
-        metadata["labels"] = step.marks.labels() | dict.fromkeys(step.child.aggregates)
+        foreign = (GRANT_LABEL, UID_LABEL) if isinstance(step.marks, PresetId) else ()
+        metadata["labels"] = step.marks.labels() | dict.fromkeys((*step.child.aggregates, *foreign))
         metadata["ownerReferences"] = step.marks.owner_references()
     content = fields(step.content) if step.content is not None else {}
     if isinstance(step.content, RoleContent) and step.child.kind is Kind.CLUSTER_ROLE:

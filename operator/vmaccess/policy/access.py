@@ -52,7 +52,7 @@ def grant_step(
     """The next write towards `access` in `namespace`, given every Role and RoleBinding there that relates to the grant.
 
     A ClusterRole is not written here; bindings wait until it is as it should be. `stuck` says that it will not become so by
-    itself or soon: then what gives more than is wanted does not wait for it, and a part of what is wanted is bound.
+    itself or soon: then what gives more than is wanted does not wait for it.
     """
     known, target = targets(grant), access.target
     bindings, roles = _of(Kind.ROLE_BINDING, observed), _of(Kind.ROLE, observed)
@@ -70,7 +70,7 @@ def grant_step(
             return remove_step(child)
 
     backing = role if target.kind is Kind.ROLE else cluster_role(target.role)
-    ready = is_ready(access, backing, partly=stuck)
+    ready = is_ready(access, backing)
     binding = next((child for child in mine if target.is_of(child)), None)
     old = [child for child in mine if child is not binding]
     wider = next((child for child in old if not _within(child, access.rules, role, cluster_role)), None)
@@ -103,7 +103,7 @@ def grant_step(
     elif not ready and (wider is None or not stuck):
         return Wait(f"ClusterRole {target.role} comes first", holds=wider is not None)
     elif not ready and wider is not None:
-        return remove_step(wider)
+        return _replace_in_part(grant, wider, binding, access, backing)
     content = target.content(access.subjects)
     if binding is None:
         return Create(Kind.ROLE_BINDING, namespace, target.binding, content, instead)
@@ -140,11 +140,14 @@ def beside_strangers(owner: GrantId, wanted: Rules, role: Child | None, stranger
     )
 
 
-def is_ready(access: Access, role: Child | None, *, partly: bool = False) -> bool:
-    """Whether a Role or ClusterRole says what is to be bound, or a part of it and nothing else."""
-    if role is None or role.whose(access.target.owner) is not Whose.OURS or role.deleting or is_aggregated(role):
-        return False
-    return role.content == RoleContent(access.rules) or (partly and rbac.covers(access.rules, rules_of(role)))
+def is_ready(access: Access, role: Child | None) -> bool:
+    """Whether a Role or ClusterRole says what is to be bound."""
+    return (
+        role is not None
+        and role.whose(access.target.owner) is Whose.OURS
+        and not role.deleting
+        and role.content == RoleContent(access.rules)
+    )
 
 
 def hold_step(grant: GrantId, ceiling: Rules | None, observed: Collection[Child]) -> Step:
@@ -313,6 +316,21 @@ def _narrow_role(role: Child, most: Rules, grant: GrantId, binding: Child | None
     if not both and binding is not None:
         return remove_step(binding)
     return Patch(role, RoleContent(both), grant, instead=Delete(binding) if binding is not None else None)
+
+
+def _replace_in_part(grant: GrantId, wider: Child, binding: Child | None, access: Access, role: Child | None) -> Step:
+    """Where the ClusterRole does not become what it should: who stays gets what it says so far, and what gives too much goes."""
+    assert isinstance(wider.content, BindingContent)  # noqa: S101 - by construction of Child
+    if role is None or role.whose(access.target.owner) is not Whose.OURS or role.deleting or is_aggregated(role):
+        return remove_step(wider)
+    bound = binding.content.subjects if binding is not None and isinstance(binding.content, BindingContent) else ()
+    staying = tuple(each for each in access.subjects if each in wider.content.subjects or each in bound)
+    if rbac.covers(access.rules, rules_of(role)) and not set(staying) <= set(bound):
+        content = access.target.content(staying)
+        if binding is None:
+            return Create(Kind.ROLE_BINDING, wider.namespace, access.target.binding, content, Delete(wider))
+        return Patch(binding, content, grant, instead=Delete(wider))
+    return remove_step(wider)
 
 
 def _after_leaving(binding: Child, access: Access, ready: bool) -> BindingContent | None:  # noqa: FBT001

@@ -287,7 +287,7 @@ class Child:
         if self.finalizers or self.aggregates:
             return False
         if isinstance(owner, PresetId):
-            return self.marked_preset == owner and not self.owners
+            return self.marked_preset == owner and not (self.owners or self.label_grant or self.label_uid)
         return (
             self.marked_label == owner
             and len(self.owners) == 1
