@@ -45,15 +45,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
         controller = Controller(api, protected=settings.protected, max_in_flight=settings.max_in_flight)
         async with serve(controller, settings.health_host, settings.health_port):
             work: dict[str, Coroutine[Any, Any, None]] = {
-                "kopf": kopf.operator(
-                    registry=_registry(controller, config),
-                    settings=_kopf_settings(),
-                    clusterwide=True,
-                    standalone=True,
-                    identity=KOPF_IDENTITY,
-                    ready_flag=(kopf_ready := asyncio.Event()),
-                    stop_flag=stop,
-                ),
+                "kopf": _kopf(controller, config, kopf_ready := asyncio.Event(), stop),
                 "signals": _then(kopf_ready, obey_signals),
                 "start": controller.start(),
                 **{f"mirror of {mirror.resource.plural}": mirror.run() for mirror in controller.world.mirrors},
@@ -61,6 +53,20 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
             }
             await _supervise(work, stop)
             await controller.events.drain()
+
+
+async def _kopf(controller: Controller, config: Configuration, ready: asyncio.Event, stop: asyncio.Event) -> None:
+    """kopf, once everything has been read: until then it would only wake what is not there yet."""
+    await controller.world.synced()
+    await kopf.operator(
+        registry=_registry(controller, config),
+        settings=_kopf_settings(),
+        clusterwide=True,
+        standalone=True,
+        identity=KOPF_IDENTITY,
+        ready_flag=ready,
+        stop_flag=stop,
+    )
 
 
 async def _then(event: asyncio.Event, action: Callable[[], None]) -> None:

@@ -74,6 +74,7 @@ class Api:
         config.connection_pool_maxsize = connections
         self._client = ApiClient(config)
         self._client.user_agent = USER_AGENT
+        self._client.set_default_header("Accept-Encoding", "identity")  # packing lists takes longer than sending them
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,7 +104,7 @@ class Api:
             preconditions["resourceVersion"] = str(version)
         return await self._json("DELETE", path, body={"preconditions": preconditions, "propagationPolicy": "Background"})
 
-    async def list(self, resource: Resource, *, limit: int = 500) -> AsyncIterator[Json]:
+    async def list(self, resource: Resource, *, limit: int = 200) -> AsyncIterator[Json]:
         """Every page of a collection over all namespaces, all of one resourceVersion."""
         token: str | None = None
         while True:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -45,8 +45,7 @@ class Whose(StrEnum):
     FOREIGN = "foreign"
 
 
-@dataclass(frozen=True, slots=True)
-class GrantId:
+class GrantId(NamedTuple):
     """A grant's name and uid: what its children are marked with."""
 
     name: str
@@ -75,8 +74,7 @@ class GrantId:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class PresetId:
+class PresetId(NamedTuple):
     """What the ClusterRole of a bare preset is marked with. It is shared by grants, so no grant owns it."""
 
     preset: str
@@ -98,8 +96,7 @@ class PresetId:
 OwnerId = GrantId | PresetId
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """One ownerReference, as far as ownership is decided by it."""
 
     api_group: str
@@ -115,8 +112,7 @@ class Owner:
         return self.api_group == GROUP and self.kind == KIND
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """A subject of a RoleBinding, with the apiGroup that RBAC defaults filled in."""
 
     kind: str
@@ -211,7 +207,10 @@ class Child:
     @property
     def marked_owner(self) -> GrantId | None:
         """The grant that the ownerReferences name."""
-        return next((GrantId(owner.name, owner.uid) for owner in self.owners if owner.is_grant), None)
+        for owner in self.owners:
+            if owner.is_grant:
+                return GrantId(owner.name, owner.uid)
+        return None
 
     @property
     def marked_preset(self) -> PresetId | None:
