@@ -269,6 +269,8 @@ class Child:
             return Whose.OURS
         if isinstance(owner, PresetId):
             return Whose.OURS if self.marked_preset == owner and self.marked_owner is None else Whose.FOREIGN
+        if self.kind is not Kind.SERVICE_ACCOUNT and self.label_uid == owner.uid != "" and self.label_managed_by == MANAGED_BY:
+            return Whose.OURS  # as said below, and what nearly all are
         marks = [mark for mark in (self.marked_label, self.marked_owner) if mark is not None]
         if self.kind is Kind.SERVICE_ACCOUNT:
             if len(marks) < 2 or marks[0].uid != marks[1].uid:
