@@ -21,7 +21,7 @@ from vmaccess.cluster.world import World
 from vmaccess.departed import BINDINGS_FIRST, REVOKE_GRACE, Departed
 from vmaccess.keys import Key, Part
 from vmaccess.ownership import Life, Ownership
-from vmaccess.policy.access import Access
+from vmaccess.policy.access import Access, is_ready
 from vmaccess.policy.children import AGGREGATE_PREFIX, BindingContent, Child, GrantId, Kind, PresetId, RoleContent, Whose
 from vmaccess.policy.cluster_role import Bindings
 from vmaccess.policy.decide import (
@@ -159,11 +159,28 @@ class Controller:
             if progress is not None:
                 if new is None and old is not None and old.whose(progress.grant.id) is Whose.OURS:
                     progress.lost[key] = _now()
-                self.queue.add(key, urgent=part is Part.CLUSTER_ROLE)  # every namespace depends on that, and is woken by it
+                self.queue.add(key, urgent=self._is_urgent(progress, key))
+                if part is Part.ACCOUNT and self._access(progress) != progress.access:
+                    self.wake(name)  # whom the bindings name has changed
                 if part is not Part.CLUSTER_ROLE and self._waits_for_bindings(progress):
                     self.queue.add_after(Key(Part.CLUSTER_ROLE, name), LEAVERS_GONE)
             elif new is not None or not self.world.related_namespaces(name):
                 self.queue.add(Key(Part.GRANT, name))
+
+    def _is_urgent(self, progress: Progress, key: Key) -> bool:
+        """Whether what somebody else did calls for taking something away, or for what all of the grant depends on."""
+        if key.part is not Part.NAMESPACE:
+            return True
+        grant = self.world.grant(key.grant)
+        if self.queue.is_working(key) or grant is None or not progress.is_about(grant, self.world.base(grant.base)):
+            return False  # it is seen by who works on it, or the whole grant is looked at
+        decision = self._decide(progress, key)
+        if not isinstance(decision.step, Write):
+            return False
+        if progress.outcome(key) == GRANTED:
+            progress.drifted.add(key)
+        self._begun(progress, key, decision)  # it may wait for its turn
+        return takes_away(decision.step)
 
     @staticmethod
     def _waits_for_bindings(progress: Progress) -> bool:
@@ -257,9 +274,10 @@ class Controller:
         decision = self._decide(progress, key)
         if isinstance(decision.step, Write):
             known = progress.outcome(key)
-            failing = known is not None and known.reason is not None
-            if not (failing and self.queue.failures(key)):  # else its back-off goes on
-                self.queue.add(key, urgent=takes_away(decision.step))
+            failing, urgent = known is not None and known.reason is not None, takes_away(decision.step)
+            alike = not urgent or (known is not None and known.reason is Reason.REVOCATION_FAILED)
+            if not (failing and alike and self.queue.failures(key)):  # else its back-off goes on
+                self.queue.add(key, urgent=urgent)
             if failing:
                 return  # it stays failed until a try succeeds
         elif key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
@@ -268,7 +286,8 @@ class Controller:
 
     async def _settle(self, key: Key) -> None:
         """Bring one namespace, or one ServiceAccount, of one grant to where it should be: one write after the other."""
-        drifted, tried = False, 0
+        known, tried = self._progress.get(key.grant), 0
+        drifted = known is not None and key in known.drifted
         while True:
             progress, grant = self._progress.get(key.grant), self.world.grant(key.grant)
             if progress is None or grant is None or not progress.is_about(grant, self.world.base(grant.base)):
@@ -277,7 +296,7 @@ class Controller:
             self.queue.covered(key)
             decision = self._decide(progress, key)
             if not isinstance(decision.step, Write):
-                self._settled(progress, key, decision, drifted=drifted)
+                self._settled(progress, key, decision, drifted=drifted and tried > 0)
                 if key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
                     self.queue.add_after(key, LEAVERS_GONE_AT_LAST)
                 return
@@ -308,7 +327,7 @@ class Controller:
                 tried += 1
             except WriteFailed as error:
                 if binds and not error.answered:
-                    self._unanswered.append((key.grant, progress, _now() + UNANSWERED))
+                    self._unanswered = [*self._may_still_happen(), (key.grant, progress, _now() + UNANSWERED)]
                 self._failed(progress, key, decision, error.reason, error.message, final=error.final)
                 raise
             except ApiError as error:
@@ -340,6 +359,7 @@ class Controller:
     def _settled(self, progress: Progress, key: Key, decision: Decision, *, drifted: bool) -> None:
         self.queue.forget(key)
         progress.lost.pop(key, None)
+        progress.drifted.discard(key)
         if drifted and decision.outcome == GRANTED:
             where = _place(key)
             log.info("%s: drift repaired: %s", key.grant, where)
@@ -405,8 +425,7 @@ class Controller:
         if any(outcome.state is State.PENDING and account not in there for account, outcome in progress.accounts.items()):
             if progress.awaited_since is None:
                 progress.awaited_since = _now()
-                self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), ACCOUNT_GRACE)
-            if _now() - progress.awaited_since < ACCOUNT_GRACE:
+            if self._again_within(ACCOUNT_GRACE, progress, progress.awaited_since):
                 return None
         else:
             progress.awaited_since = None
@@ -414,11 +433,14 @@ class Controller:
 
     def _has_stale_writes(self, progress: Progress) -> bool:
         """Whether a write that was decided on for an earlier spec or base is on its way: it may bind who is to leave."""
-        now = _now()
-        self._unanswered = [entry for entry in self._unanswered if entry[2] > now]
+        self._unanswered = self._may_still_happen()
         on_their_way = ((key.grant, of) for key, of in self._binding.items())
         unanswered = ((name, of) for name, of, _ in self._unanswered)
         return any(name == progress.grant.id.name and of is not progress for name, of in (*on_their_way, *unanswered))
+
+    def _may_still_happen(self) -> list[tuple[str, Progress, float]]:
+        now = _now()
+        return [entry for entry in self._unanswered if entry[2] > now]
 
     def _stays(self, grant: Grant, namespace: str) -> bool:
         """Whether those who are bound in a namespace keep their access there."""
@@ -429,15 +451,22 @@ class Controller:
         """What namespaces see of the ClusterRoles."""
         if not isinstance(progress.intent, Give) or progress.intent.target.kind is not Kind.CLUSTER_ROLE:
             return ClusterSide(self.world.cluster_role)
-        owner = progress.intent.target.owner
-        outcome = self._shared.outcome(owner.preset) if isinstance(owner, PresetId) else progress.cluster_role
-        if outcome == GRANTED:
+        target, rules = progress.intent.target, progress.intent.trimmed.rules
+        outcome = self._shared.outcome(target.owner.preset) if isinstance(target.owner, PresetId) else progress.cluster_role
+        if is_ready(Access(target, rules, ()), self.world.cluster_role(target.role)):
             progress.role_awaited_since = None
-        elif progress.role_awaited_since is None:
+            return ClusterSide(self.world.cluster_role, outcome)
+        if progress.role_awaited_since is None:
             progress.role_awaited_since = _now()
-            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), ROLE_GRACE)
-        since = progress.role_awaited_since
-        return ClusterSide(self.world.cluster_role, outcome, overdue=since is not None and _now() - since >= ROLE_GRACE)
+        waits = self._again_within(ROLE_GRACE, progress, progress.role_awaited_since)
+        return ClusterSide(self.world.cluster_role, outcome, overdue=not waits)
+
+    def _again_within(self, grace: float, progress: Progress, since: float) -> bool:
+        """Whether what is awaited since then still has time; the grant is looked at again when it has not."""
+        left = since + grace - _now()
+        if left > 0:
+            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), left)
+        return left > 0
 
     def _revokes_at_once(self, progress: Progress) -> bool:
         """Whether a ClusterRole of the grant's own is just being removed: the one write that revokes everywhere comes first."""
@@ -445,8 +474,7 @@ class Controller:
             return False
         if progress.revoking_since is None:
             progress.revoking_since = _now()
-            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), REVOKE_GRACE)
-        return _now() - progress.revoking_since < REVOKE_GRACE
+        return self._again_within(REVOKE_GRACE, progress, progress.revoking_since)
 
     def _rules_before(self, progress: Progress, known: Progress | None) -> Rules | None:
         """The rules that the status speaks of, where the base role has changed since: also while no operator ran."""

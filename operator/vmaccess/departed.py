@@ -37,7 +37,9 @@ class Departed:
         """Bring what is left of grants of this name to its end."""
         if key.part is Part.GRANT:
             await self._look_at_all(key)
-        elif key.part is not Part.STATUS:
+        elif key.part is Part.STATUS:
+            self._queue.forget(key)
+        else:
             await self._release(key)
 
     async def _look_at_all(self, key: Key) -> None:
@@ -76,6 +78,7 @@ class Departed:
         """Remove the children, in one namespace or in none, of grants that exist no more: bindings, Roles, ServiceAccounts."""
         past = self._ownership.past(key.grant)
         if not past.gone:
+            self._queue.forget(key)
             self._queue.add(Key(Part.GRANT, key.grant), urgent=True)
             return
         for _ in range(MAX_STEPS):

@@ -40,7 +40,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
     be told from one that ends by itself.
     """
     config = await load(settings)
-    async with Api(config, connections=2 * settings.max_in_flight + 20) as api:
+    async with Api(config, connections=3 * settings.max_in_flight + 20) as api:
         await _check(api)
         controller = Controller(api, protected=settings.protected, max_in_flight=settings.max_in_flight)
         async with serve(controller, settings.health_host, settings.health_port):

@@ -31,6 +31,7 @@ class Progress:
     revoking_since: float | None = None  # since when bindings wait for the end of the grant's own ClusterRole
     lost: dict[Key, float] = field(default_factory=dict)  # places in which a child of ours has vanished, and when
     verified_at: float = 0.0  # when the grant was last read by name and found alive
+    drifted: set[Key] = field(default_factory=set)  # places that were as they should be until somebody else changed them
     unsettled: int = 0  # places that are being worked on
     planned: bool = False  # whether every place has been looked at once: before that there is nothing true to report
 

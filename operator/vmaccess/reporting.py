@@ -12,7 +12,8 @@ from vmaccess.cluster.api import GRANTS, Api, ApiError
 from vmaccess.cluster.events import Events
 from vmaccess.cluster.world import World
 from vmaccess.policy.children import BindingContent, Child, Kind, PresetId, Whose
-from vmaccess.policy.grant import Give
+from vmaccess.policy.grant import Give, Grant
+from vmaccess.policy.reasons import ConditionType
 from vmaccess.policy.report import Facts, report
 from vmaccess.policy.transitions import transitions
 from vmaccess.progress import Progress
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 2.0  # seconds between two status writes while things are still moving
 STATUSES = 10  # of all grants that are moving at once, in a second
+MOST_INTERVAL = 10.0  # seconds between two, however many are moving
+TOLD = 1.0  # seconds after which a status no longer says that all is well while it is not
 STATUS_INTERVAL_AT_REST = 0.5  # the same when each has come to its end, such as for namespaces labelled one after the other
 
 
@@ -40,9 +43,19 @@ class Reporter:
         name, since = progress.grant.id.name, asyncio.get_running_loop().time() - progress.reported_at
         if progress.unsettled:
             self._moving.add(name)
-            return max(STATUS_INTERVAL, len(self._moving) / STATUSES) - since
+            if self._says_ready(progress.grant):
+                return TOLD - since
+            return min(max(STATUS_INTERVAL, len(self._moving) / STATUSES), MOST_INTERVAL) - since
         self._moving.discard(name)
         return STATUS_INTERVAL_AT_REST - since if progress.written is not None else 0.0
+
+    def _says_ready(self, known: Grant) -> bool:
+        """Whether the status says of this generation that all is well."""
+        grant = self._world.grant(known.id.name)
+        if grant is None or grant.status.get("observedGeneration") != known.generation:
+            return False
+        conditions = grant.status.get("conditions") or ()
+        return any(each.get("type") == ConditionType.READY and each.get("status") == "True" for each in conditions)
 
     def forget(self, name: str) -> None:
         """The grant is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -312,3 +313,71 @@ async def test_the_age_of_the_oldest_key_tells_of_a_queue_that_is_stuck() -> Non
     assert queue.oldest() >= 0.05
     await drain(queue)
     assert queue.oldest() == 0
+
+
+async def test_keys_that_move_between_lanes_while_their_place_is_full_are_neither_lost_nor_doubled() -> None:
+    """An entry that does not count any more gives its room at the place to the next."""
+    queue: WorkQueue[Key] = WorkQueue(4)  # one at a place
+    one, two, three = (Key(str(number), place="hot") for number in range(3))
+    for each in (one, two, three):
+        queue.add(each)
+    assert await take(queue, 1) == [one]
+    assert await nothing(queue)
+    queue.done(one)
+    queue.add(two, urgent=True)
+    assert await take(queue, 2) == [two, three]
+    queue.add(two)  # again, while its old entries are still about
+    queue.done(two)
+    assert await nothing(queue)
+    queue.done(three)
+    assert await drain(queue) == [two]
+
+
+async def test_what_is_urgent_waits_for_nothing_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OVERDUE", 0.01)
+    queue: WorkQueue[Key] = WorkQueue(4)
+    for number in range(20):
+        queue.add(Key(str(number), place=str(number)))
+    await take(queue, 8)
+    assert await nothing(queue, 0.05)
+    queue.add(D, urgent=True)
+    assert await take(queue, 1) == [D]
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_whatever_happens_every_key_has_its_work_done(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never two at once for one key, never one that waits for ever, and at the end nothing is counted that is not there."""
+    monkeypatch.setattr(module, "OVERDUE", 0.002)
+    chance = random.Random(seed)
+    queue: WorkQueue[Key] = WorkQueue(chance.choice((1, 4, 16)))
+    keys = [Key(f"{turn}{place}", turn, place) for turn in "abcd" for place in ("", "p", "q", "r")]
+    due: set[Key] = set()  # added, and not begun since
+    working: set[Key] = set()
+
+    async def work() -> None:
+        while True:
+            key = await queue.get()
+            assert key not in working
+            due.discard(key)
+            working.add(key)
+            asyncio.get_running_loop().call_later(chance.choice((0, 0, 0.001, 0.004)), end, key)
+
+    def end(key: Key) -> None:
+        working.discard(key)
+        queue.done(key, chance.choice((200, 200, 500, HTTPStatus.TOO_MANY_REQUESTS)))
+
+    worker = asyncio.create_task(work())
+    for _ in range(300):
+        key = chance.choice(keys)
+        due.add(key)
+        queue.add(key, urgent=chance.random() < 0.4)
+        if chance.random() < 0.5:
+            await asyncio.sleep(chance.choice((0, 0, 0.001)))
+    async with asyncio.timeout(20):
+        while due or working:
+            assert not worker.done(), worker.exception()
+            await asyncio.sleep(0.002)
+    worker.cancel()
+    assert (len(queue), queue.in_flight, queue.hanging, queue.oldest()) == (0, 0, 0, 0)
+    assert not queue._at
+    assert not queue._parked

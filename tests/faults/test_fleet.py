@@ -154,7 +154,7 @@ async def test_an_api_server_that_pushes_back_gets_less_at_once_and_then_all_of_
         storm = False
         other = await asyncio.to_thread(stage.grant, spec_for(namespaces))
         await until(lambda: is_ready(stage, other), "another")
-    assert most == 16
+    assert 16 <= most <= 20, "with the reserve for what is urgent"
     assert refused < 60, "it was not asked again and again"
     stage.assert_access(ANN, dict.fromkeys(namespaces, True))
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Hashable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ DOUBLINGS = 10  # of the back-off, by which it has reached its end
 OVERDUE = 2.0  # seconds after which work counts as hanging: other work is not to wait for it
 AT_A_SLOW_PLACE = (8, 1)  # pieces of work at once, urgent and other, where writes hang
 CROWD = 4  # one place gets at most this part of what may be in flight
+RESERVE = 4  # the part of it that what is urgent has on top
 
 
 class Work(Hashable, Protocol):
@@ -26,6 +28,14 @@ class Work(Hashable, Protocol):
 
 
 K = TypeVar("K", bound=Work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[K]):
+    """A key in a lane. Of several entries of one key, which has moved between the lanes, the last one counts."""
+
+    key: K
+    lane: int
 
 
 class Level:
@@ -51,28 +61,28 @@ class Level:
 
 
 class _Lane(Generic[K]):
-    """Keys in the order in which they came, except that all whose turn it is come round before anyone comes twice."""
+    """Entries in the order in which they came, except that all whose turn it is come round before anyone comes twice."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[Hashable, deque[K]] = OrderedDict()
+        self._turns: OrderedDict[Hashable, deque[_Entry[K]]] = OrderedDict()
 
-    def append(self, key: K) -> None:
-        self._turns.setdefault(key.turn, deque()).append(key)
+    def append(self, entry: _Entry[K]) -> None:
+        self._turns.setdefault(entry.key.turn, deque()).append(entry)
 
-    def resume(self, key: K) -> None:
+    def resume(self, entry: _Entry[K]) -> None:
         """Put in front of what has the same turn."""
-        self._turns.setdefault(key.turn, deque()).appendleft(key)
+        self._turns.setdefault(entry.key.turn, deque()).appendleft(entry)
 
-    def pop(self) -> K | None:
+    def pop(self) -> _Entry[K] | None:
         if not self._turns:
             return None
-        turn, keys = next(iter(self._turns.items()))
-        key = keys.popleft()
-        if keys:
+        turn, entries = next(iter(self._turns.items()))
+        entry = entries.popleft()
+        if entries:
             self._turns.move_to_end(turn)
         else:
             del self._turns[turn]
-        return key
+        return entry
 
 
 class WorkQueue(Generic[K]):
@@ -82,15 +92,15 @@ class WorkQueue(Generic[K]):
     delay that doubles with every failure until `forget`. The first of several delayed adds wins; an immediate `add` overtakes
     them all.
 
-    As much is handed out at once as `level` says, not counting what hangs, and up to twice the most in all; a place gets its
-    share of that, and next to nothing while work hangs there.
+    As much is handed out at once as `level` says, not counting what hangs, and up to twice as much in all; a place gets its share
+    of that, and next to nothing while work hangs there. What is urgent has a reserve on top.
     """
 
     def __init__(self, most: int = 128) -> None:
         self.level = Level(most)
         self._lanes: tuple[_Lane[K], _Lane[K]] = (_Lane(), _Lane())  # urgent, normal
-        self._lane: dict[K, int] = {}  # every waiting key, and the lane in which its entry counts
-        self._parked: defaultdict[tuple[int, str], deque[K]] = defaultdict(deque)  # until there is room at their place
+        self._waiting: dict[K, _Entry[K]] = {}  # every waiting key, and which of its entries counts
+        self._parked: defaultdict[tuple[int, str], deque[_Entry[K]]] = defaultdict(deque)  # until there is room at their place
         self._since: dict[K, float] = {}  # since when a key could be worked on
         self._working: dict[K, tuple[int, float]] = {}  # the lane it came from, and since when, in that order
         self._hanging: dict[K, tuple[int, float]] = {}  # those of them that are overdue
@@ -102,7 +112,11 @@ class WorkQueue(Generic[K]):
         self._changed = asyncio.Event()  # there may be something to hand out
 
     def __len__(self) -> int:
-        return len(self._lane)
+        return len(self._waiting)
+
+    def is_working(self, key: K) -> bool:
+        """Whether somebody works on the key just now."""
+        return key in self._working or key in self._hanging
 
     @property
     def in_flight(self) -> int:
@@ -124,20 +138,20 @@ class WorkQueue(Generic[K]):
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
-        if key in self._working or key in self._hanging:
+        if self.is_working(key):
             self._again[key] = self._again.get(key, False) or urgent
             return
         lane = 0 if urgent else 1
-        if self._lane.get(key, 2) <= lane:
+        if (waiting := self._waiting.get(key)) is not None and waiting.lane <= lane:
             return
-        self._lane[key] = lane
+        entry = self._waiting[key] = _Entry(key, lane)
         self._since.setdefault(key, asyncio.get_running_loop().time())
-        self._lanes[lane].append(key)
+        self._lanes[lane].append(entry)
         self._changed.set()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have the key worked on in a while, or earlier where it is already due earlier."""
-        if key in self._lane or key in self._again:
+        if key in self._waiting or key in self._again:
             return
         loop = asyncio.get_running_loop()
         timer = self._timers.get(key)
@@ -150,12 +164,12 @@ class WorkQueue(Generic[K]):
     def retry(self, key: K, *, at_least: float = 0.0) -> tuple[float, int]:
         """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now.
 
-        Not before `at_least` seconds, the server's wish; and not all at once those who were told the same.
+        Not before `at_least` seconds, the server's wish, within reason; and not all at once those who were told the same.
         """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         doubled = min(FIRST_DELAY * 2 ** min(failures, DOUBLINGS), LAST_DELAY)
-        delay = max(doubled * random.uniform(0.9, 1.1), at_least * random.uniform(1.0, 1.5))  # noqa: S311 - jitter
+        delay = max(doubled * random.uniform(0.9, 1.1), min(at_least, LAST_DELAY) * random.uniform(1.0, 1.5))  # noqa: S311 - jitter
         self.add_after(key, delay)
         return delay, failures + 1
 
@@ -175,10 +189,10 @@ class WorkQueue(Generic[K]):
         """The next key, when there is one and room for it; the caller must call `done` with it. For one caller at a time."""
         while True:
             self._changed.clear()
-            wait = self._room()
-            if wait is None and (key := self._next()) is not None:
+            wait = self._age()
+            if (key := self._next()) is not None:
                 return key
-            timer = asyncio.get_running_loop().call_later(wait, self._changed.set) if wait else None
+            timer = asyncio.get_running_loop().call_later(wait, self._changed.set) if wait is not None else None
             await self._changed.wait()
             if timer is not None:
                 timer.cancel()
@@ -203,8 +217,8 @@ class WorkQueue(Generic[K]):
             self.add(key, urgent=urgent)
         self._changed.set()
 
-    def _room(self) -> float | None:
-        """None if there is room for one more; else the seconds after which something that is worked on counts as hanging."""
+    def _age(self) -> float | None:
+        """See what hangs by now; returns the seconds after which the next does, None where nothing is worked on."""
         now = asyncio.get_running_loop().time()
         while self._working:
             key, (lane, since) = next(iter(self._working.items()))
@@ -213,21 +227,27 @@ class WorkQueue(Generic[K]):
             del self._working[key]
             self._hanging[key] = (lane, since)
             self._slow.add((lane, key.place))
-        if len(self._working) < int(self.level) and self.in_flight < 2 * self.level.most:
-            return None
-        return OVERDUE - (now - since) if self._working else OVERDUE
+        return OVERDUE - (now - since) if self._working else None
+
+    def _has_room(self, lane: int) -> bool:
+        """Whether one more may be begun: what is to end must not wait for what hangs or is to begin."""
+        level = int(self.level)
+        reserve = max(level // RESERVE, 1) if lane == 0 else 0
+        return len(self._working) < level + reserve and self.in_flight < 2 * level + reserve
 
     def _next(self) -> K | None:
         for number, lane in enumerate(self._lanes):
-            while (key := lane.pop()) is not None:
-                if self._lane.get(key) != number:
-                    continue  # it has moved to the urgent lane meanwhile
+            while self._has_room(number) and (entry := lane.pop()) is not None:
+                key = entry.key
                 spot = (number, key.place)
-                if key.place and self._at[spot] >= self._width(spot):
-                    self._parked[spot].append(key)
-                    del self._since[key]
+                if self._waiting.get(key) is not entry:
+                    self._unpark(spot)  # it has moved to the other lane meanwhile, and leaves its room to another
                     continue
-                del self._lane[key]
+                if key.place and self._at[spot] >= self._width(spot):
+                    self._parked[spot].append(entry)
+                    self._since.pop(key, None)
+                    continue
+                del self._waiting[key]
                 self._since.pop(key, None)
                 self._working[key] = (number, asyncio.get_running_loop().time())
                 self._at[spot] += 1
@@ -240,13 +260,13 @@ class WorkQueue(Generic[K]):
         return min(AT_A_SLOW_PLACE[spot[0]], width) if spot in self._slow else width
 
     def _unpark(self, spot: tuple[int, str]) -> None:
-        lane, room, free = spot[0], self._width(spot) - self._at[spot], list[K]()
+        room, free = self._width(spot) - self._at[spot], list[_Entry[K]]()
         while len(free) < room and (parked := self._parked.get(spot)):
-            key = parked.popleft()
+            entry = parked.popleft()
             if not parked:
                 del self._parked[spot]
-            if self._lane.get(key) == lane:
-                free.append(key)
-        for key in reversed(free):
-            self._lanes[lane].resume(key)
-            self._since[key] = asyncio.get_running_loop().time()
+            if self._waiting.get(entry.key) is entry:
+                free.append(entry)
+        for entry in reversed(free):
+            self._lanes[spot[0]].resume(entry)
+            self._since[entry.key] = asyncio.get_running_loop().time()
