@@ -35,7 +35,7 @@ from vmaccess.policy.decide import (
 )
 from vmaccess.policy.grant import Deletion, Give, Grant, Leave, Take, rules_hash
 from vmaccess.policy.kubevirt import AGGREGATING, DEFAULT_BASE
-from vmaccess.policy.namespaces import Globs, Namespace, Place, place
+from vmaccess.policy.namespaces import Globs, Namespace, Place, candidates, place
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import State, failed
 from vmaccess.policy.rules import Rules
@@ -510,9 +510,7 @@ class Controller:
         grant = progress.grant
         names = {*self.world.related_namespaces(grant.id.name), *progress.namespaces}
         if (selection := grant.limits.selection) is not None:
-            names |= selection.namespaces
-            if selection.selector is not None:
-                names |= {namespace.name for namespace in self.world.namespaces}
+            names |= candidates(selection, self.world.namespaces)
         return names
 
     def _bindings_first(self, progress: Progress, key: Key, step: Write) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -200,4 +201,4 @@ class Mirror(Generic[T]):
 
 def _key(raw: Json) -> Key:
     meta: dict[str, Any] = raw["metadata"]
-    return meta.get("namespace", ""), meta["name"]
+    return sys.intern(meta.get("namespace", "")), sys.intern(meta["name"])  # each is in very many objects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from vmaccess.cluster.api import (
     Resource,
 )
 from vmaccess.cluster.mirror import Key, Mirror
-from vmaccess.policy.children import BindingContent, Child, Kind, RoleContent, Whose, project
+from vmaccess.policy.children import BindingContent, Child, Kind, RoleContent, Whose, project, shared
 from vmaccess.policy.grant import Grant, read_grant
 from vmaccess.policy.namespaces import Namespace
 from vmaccess.policy.rules import Rules
@@ -137,7 +138,7 @@ class World:
         cells = self._related.setdefault(grant, {})
         others = tuple(known for known in cells.get(namespace, ()) if known != entry)
         if cell := (*others, entry) if related else others:
-            cells[namespace] = cell
+            cells[namespace] = shared(cell)  # the same in all namespaces of a grant
         else:
             cells.pop(namespace, None)
             if not cells:
@@ -147,9 +148,9 @@ class World:
 def _read_namespace(raw: Json, known: Namespace | None) -> Namespace:  # noqa: ARG001 - a projection may look at what is known
     meta = raw["metadata"]
     return Namespace(
-        name=meta["name"],
+        name=sys.intern(meta["name"]),
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        labels=frozenset((meta.get("labels") or {}).items()),
+        labels=frozenset((sys.intern(key), sys.intern(value)) for key, value in (meta.get("labels") or {}).items()),
         terminating="deletionTimestamp" in meta,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -306,7 +307,7 @@ def _related(name: str, role: str = "", *marks: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=4096)
-def _shared(value: T) -> T:
+def shared(value: T) -> T:
     """The first of equal values: a thousand Roles of one grant hold one tuple of rules."""
     return value
 
@@ -321,16 +322,16 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
     labels = meta.get("labels") or {}
     child = Child(
         kind=kind,
-        namespace=meta.get("namespace", ""),
-        name=meta["name"],
+        namespace=sys.intern(meta.get("namespace", "")),
+        name=sys.intern(meta["name"]),
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        created=meta.get("creationTimestamp") or "",
+        created=sys.intern(meta.get("creationTimestamp") or ""),
         deleting="deletionTimestamp" in meta,
         finalizers=tuple(meta.get("finalizers") or ()),
-        label_managed_by=_shared(labels.get(MANAGED_BY_LABEL, "")),
-        label_grant=_shared(labels.get(GRANT_LABEL, "")),
-        label_uid=_shared(labels.get(UID_LABEL, "")),
+        label_managed_by=shared(labels.get(MANAGED_BY_LABEL, "")),
+        label_grant=shared(labels.get(GRANT_LABEL, "")),
+        label_uid=shared(labels.get(UID_LABEL, "")),
         owners=_owners(orjson.dumps(owners)) if (owners := meta.get("ownerReferences")) else (),
         content=_content(kind, orjson.dumps([raw.get(field) for field in _FIELDS[kind]])),
         label_preset=labels.get(PRESET_LABEL, ""),
@@ -355,7 +356,7 @@ def _remembered(known: Child | None, uid: str) -> OwnerId | None:
     mark: OwnerId | None = label if label == owner else None
     if preset is not None and not known.owners and known.name == preset.child_name:
         mark = preset
-    return _shared(mark) if mark is not None else None
+    return shared(mark) if mark is not None else None
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 
-from vmaccess.model.grant import Withdrawals
+from vmaccess.model.grant import Selection, Withdrawals
 from vmaccess.model.spec import LabelSelector, Requirement
 
 PROTECTED_BY_DEFAULT = ("kube-*", "openshift-*", "kubevirt*", "cdi")
@@ -55,6 +55,17 @@ class Globs:
 def globs(patterns: tuple[str, ...]) -> Globs:
     """Compiled once for each set of patterns."""
     return Globs(patterns)
+
+
+def candidates(selection: Selection, namespaces: Iterable[Namespace]) -> set[str]:
+    """Names of all namespaces that may be selected: those listed, and those that have the labels the selector names.
+
+    Cheap, since it is asked for each of very many grants over very many namespaces; `place` decides.
+    """
+    if selection.selector is None:
+        return set(selection.namespaces)
+    required = frozenset((selection.selector.match_labels or {}).items())
+    return {*selection.namespaces, *(namespace.name for namespace in namespaces if required <= namespace.labels)}
 
 
 def place(limits: Withdrawals, name: str, namespace: Namespace | None, protected: Globs) -> Place:
