@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -23,11 +24,15 @@ else:
 
 log = logging.getLogger("vmaccess")
 
+GARBAGE = 25_000  # objects made between two looks for cycles; at the default of 700, reading long lists is mostly such looks
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the operator; exits 0 after SIGTERM or SIGINT, 1 on an error."""
     settings = options.read(arguments)
     _log_to_stderr(settings)
+    gc.freeze()  # what has been imported stays
+    gc.set_threshold(GARBAGE)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_until_signal(settings))
