@@ -55,7 +55,7 @@ UNANSWERED = 60.0  # seconds for which a write that was not answered may still h
 UNUSED_SEEN = 0.5  # seconds after the end of a binding in which a shared ClusterRole is looked at: it may be the last one
 LEAVERS_GONE_AT_LAST = 1.0  # the same where no change to a binding tells that it is time
 LEAVERS_GONE = 0.05  # seconds after which a ClusterRole that waits for bindings is looked at again
-SLICE = 500  # namespaces decided on before watches and writes get their turn
+SLICE = 100  # namespaces decided on before watches and writes get their turn
 
 
 class Controller:

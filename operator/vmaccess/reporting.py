@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 2.0  # seconds between two status writes while things are still moving
 STATUSES = 10  # of all grants that are moving at once, in a second
-MOST_INTERVAL = 10.0  # seconds between two, however many are moving
+MOST_INTERVAL = 30.0  # seconds between two, however many are moving
 TOLD = 1.0  # seconds after which a status no longer says that all is well while it is not
 STATUS_INTERVAL_AT_REST = 0.5  # the same when each has come to its end, such as for namespaces labelled one after the other
 
