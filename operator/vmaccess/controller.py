@@ -41,14 +41,13 @@ from vmaccess.policy.report import State, failed
 from vmaccess.policy.rules import Rules
 from vmaccess.policy.steps import Create, Delete, Wait, Write, takes_away
 from vmaccess.progress import Progress
-from vmaccess.reporting import Reporter
+from vmaccess.reporting import TOLD, Reporter
 from vmaccess.shared import NAMES, SharedRoles, shared_by
 
 log = logging.getLogger(__name__)
 
 ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
 ROLE_GRACE = 2.0  # seconds for which what gives too much waits for the ClusterRole that is to take its place
-REPAIR_TOLD = 1.0  # seconds after which work that has not come to its end shows in the status
 ASKED_AGAIN = 0.05  # seconds after which the answer that another key waits for should be there
 DESPERATE = 4  # failures, some four seconds, after which the next best is done to take away what should be gone
 UNANSWERED = 60.0  # seconds for which a write that was not answered may still happen: kube-apiserver's --request-timeout
@@ -344,7 +343,7 @@ class Controller:
         """Work has begun. Should it take long, or never come to its end, the status must not go on saying that all is well."""
         if (known := progress.outcome(key)) is None or known.reason is None:
             progress.note(key, decision.outcome)
-            self.queue.add_after(Key(Part.STATUS, key.grant), REPAIR_TOLD)
+            self.queue.add_after(Key(Part.STATUS, key.grant), TOLD)
 
     def _failed(
         self, progress: Progress, key: Key, decision: Decision, reason: Reason, message: str, *, final: bool = False
@@ -433,9 +432,8 @@ class Controller:
 
     def _has_stale_writes(self, progress: Progress) -> bool:
         """Whether a write that was decided on for an earlier spec or base is on its way: it may bind who is to leave."""
-        self._unanswered = self._may_still_happen()
         on_their_way = ((key.grant, of) for key, of in self._binding.items())
-        unanswered = ((name, of) for name, of, _ in self._unanswered)
+        unanswered = ((name, of) for name, of, _ in self._may_still_happen())
         return any(name == progress.grant.id.name and of is not progress for name, of in (*on_their_way, *unanswered))
 
     def _may_still_happen(self) -> list[tuple[str, Progress, float]]:

@@ -81,7 +81,7 @@ def grant_step(
             continue
         # A binding may be changed only by who holds all that its role has, and not at all where there is no role: what the base
         # has lost goes from the role first, and a binding that gives nothing goes as a whole.
-        behind = role if role_target(grant).is_of(child) else cluster_role(_role_name(child))
+        behind = _behind(child, role, cluster_role)
         if behind is None:
             return remove_step(child)
         if not rbac.covers(access.rules, rules_of(behind)):
@@ -98,7 +98,7 @@ def grant_step(
                 return remove_step(wider) if wider is not None and isinstance(step, Refused) else step
         elif role is None:
             return Create(Kind.ROLE, namespace, target.role, RoleContent(access.rules), instead)
-        elif not is_ready(access, role) or not role.marks_intact(grant):
+        elif not ready or not role.marks_intact(grant):
             return patch_role(role, access.rules, grant, Delete(binding) if binding is not None else None, replaces=instead)
     elif not ready and (wider is None or not stuck):
         return Wait(f"ClusterRole {target.role} comes first", holds=wider is not None)
@@ -297,16 +297,16 @@ def _taken(access: Access, bindings: Collection[Child], roles: Collection[Child]
     return next((child for child in places if child.whose(grant) is Whose.FOREIGN), None)
 
 
-def _role_name(binding: Child) -> str:
-    assert isinstance(binding.content, BindingContent)  # noqa: S101 - by construction of Child
-    return binding.content.role_name
+def _behind(binding: Child, role: Child | None, cluster_role: ClusterRoles) -> Child | None:
+    """What a binding of ours points to."""
+    ref = binding.content
+    assert isinstance(ref, BindingContent)  # noqa: S101 - by construction of Child
+    return role if ref.role_kind == Kind.ROLE else cluster_role(ref.role_name)
 
 
 def _within(binding: Child, rules: Rules, role: Child | None, cluster_role: ClusterRoles) -> bool:
     """Whether what a binding of ours points to gives nothing beyond `rules`."""
-    ref = binding.content
-    assert isinstance(ref, BindingContent)  # noqa: S101 - by construction of Child
-    backing = role if ref.role_kind == Kind.ROLE else cluster_role(ref.role_name)
+    backing = _behind(binding, role, cluster_role)
     return backing is None or rbac.covers(rules, rules_of(backing))
 
 

@@ -83,7 +83,7 @@ def decide_namespace(
                 Refused(Reason.NAMESPACE_NOT_FOUND, f"namespace {name!r} does not exist: it is granted at once when it appears")
             )
         case Place.TERMINATING:
-            step = _on_its_way_out(grant, intent, name, _subjects(grant, intent, access, protected), observed, cluster)
+            step = _on_its_way_out(grant, intent, access, name, protected, observed, cluster)
             return Decision(step, REVOKING if isinstance(step, Write) or (isinstance(step, Wait) and step.holds) else None)
     if isinstance(intent, Hold):
         bound = any(child.whose(grant.id) is Whose.OURS and _stands(child, observed, cluster) for child in observed)
@@ -172,13 +172,20 @@ def bound_accounts(grant: Grant, protected: Globs, observed: Callable[[str, str]
 
 
 def _on_its_way_out(
-    grant: Grant, intent: Give | Hold, name: str, wanted: Subjects, observed: Collection[Child], cluster: ClusterSide
+    grant: Grant,
+    intent: Give | Hold,
+    access: Access | None,
+    name: str,
+    protected: Globs,
+    observed: Collection[Child],
+    cluster: ClusterSide,
 ) -> Step:
     """The next write in a namespace that is being deleted, which may take long: nothing can be made there any more, so what
     should be replaced is removed.
     """
     if isinstance(intent, Hold):
         return hold_step(grant.id, intent.ceiling, observed)
+    wanted = access.subjects if access is not None else _may_be_bound(grant, intent, protected)
     step = _reduction(grant, intent, name, wanted, observed, cluster)
     if not isinstance(step, Create):
         return step
@@ -209,13 +216,6 @@ def _stands(binding: Child, observed: Collection[Child], cluster: ClusterSide) -
         case BindingContent(role_name=name):
             return any(child.kind is Kind.ROLE and child.name == name for child in observed)
     return False
-
-
-def _subjects(grant: Grant, intent: Give | Hold, access: Access | None, protected: Globs) -> Subjects:
-    """Who is to be bound, as far as it is known."""
-    if access is not None:
-        return access.subjects
-    return _may_be_bound(grant, intent, protected) if isinstance(intent, Give) else ()
 
 
 def _may_be_bound(
