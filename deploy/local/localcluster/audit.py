@@ -1,6 +1,8 @@
 """What the API server was asked, by whom: the audit log lets a test prove that something was not written."""
 
 import json
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -48,4 +50,9 @@ def read_events(log: Path, since: int) -> list[dict[str, Any]]:
     """Return the events after a position in bytes; a line that is still being written is left for the next time."""
     with log.open("rb") as file:
         file.seek(since)
-        return [json.loads(line) for line in file if line.endswith(b"\n")]
+        return [json.loads(line) for line in whole_lines(file)]
+
+
+def whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the lines up to the first that is not whole: what a file gives after that one may be the rest of it."""
+    return takewhile(lambda line: line.endswith(b"\n"), file)
