@@ -116,6 +116,8 @@ class Controller:
         if (changed := new or old) is None or not self.started:
             return
         name = changed.name
+        if new is None:
+            self.queue.forget_place(name)
         for grant in self.world.grants:
             before, after = (place(grant.limits, name, state, self._protected) for state in (old, new))
             if before is not after or after is not Place.OUTSIDE:

@@ -221,7 +221,7 @@ async def test_a_slow_place_is_served_a_little_until_it_is_quick_again(monkeypat
     assert await take(queue, 3) == keys[9:]
 
 
-async def test_hanging_work_is_not_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_work_is_not_without_limit_and_what_is_urgent_waits_for_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OVERDUE", 0.01)
     queue: WorkQueue[Key] = WorkQueue(4)
     for number in range(20):
@@ -229,6 +229,22 @@ async def test_hanging_work_is_not_without_limit(monkeypatch: pytest.MonkeyPatch
     await take(queue, 8)
     assert await nothing(queue, 0.1)
     assert queue.in_flight == 8
+    queue.add(D, urgent=True)
+    assert await take(queue, 1) == [D]
+
+
+async def test_a_place_that_comes_anew_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OVERDUE", 0.01)
+    queue: WorkQueue[Key] = WorkQueue(32)
+    queue.add(Key("first", place="slow"))
+    [first] = await take(queue, 1)
+    await asyncio.sleep(0.02)
+    queue.done(first)
+    queue.forget_place("slow")
+    keys = [Key(str(number), place="slow") for number in range(3)]
+    for each in keys:
+        queue.add(each)
+    assert await take(queue, 3) == keys
 
 
 async def test_what_waits_for_a_slow_place_does_not_make_the_queue_look_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,17 +347,6 @@ async def test_keys_that_move_between_lanes_while_their_place_is_full_are_neithe
     assert await nothing(queue)
     queue.done(three)
     assert await drain(queue) == [two]
-
-
-async def test_what_is_urgent_waits_for_nothing_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OVERDUE", 0.01)
-    queue: WorkQueue[Key] = WorkQueue(4)
-    for number in range(20):
-        queue.add(Key(str(number), place=str(number)))
-    await take(queue, 8)
-    assert await nothing(queue, 0.05)
-    queue.add(D, urgent=True)
-    assert await take(queue, 1) == [D]
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vmaccess.model.grant import withdrawals
 from vmaccess.policy.namespaces import Globs, Namespace, Place, place
 
-LABELS = frozenset({("team", "red"), ("env", "dev")})
+LABELS = (("env", "dev"), ("team", "red"))
 HERE = Namespace("ns", "uid", 1, LABELS, terminating=False)
 GOING = Namespace("ns", "uid", 1, LABELS, terminating=True)
 

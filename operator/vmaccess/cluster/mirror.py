@@ -79,7 +79,7 @@ class Mirror(Generic[T]):
         key = _key(raw)
         if key not in self._held and int(raw["metadata"]["resourceVersion"]) <= self._known_to:
             return None
-        return self._put(raw)
+        return self._put(key, raw)
 
     def forget(self, key: Key, uid: str) -> None:
         """Take in that the object of this uid is gone."""
@@ -115,9 +115,10 @@ class Mirror(Generic[T]):
             async for page in self._api.list(self.resource):
                 version = page["metadata"]["resourceVersion"]
                 for raw in page["items"]:
+                    key = _key(raw)
                     uids.add(raw["metadata"]["uid"])
-                    seen.add(_key(raw))
-                    self._put(raw)
+                    seen.add(key)
+                    self._put(key, raw)
                 self._heard()
         except ApiError as error:
             if error.status == GONE:
@@ -158,7 +159,7 @@ class Mirror(Generic[T]):
         if kind == "DELETED":
             self._end(_key(raw), raw)
         elif kind != "BOOKMARK":
-            self._put(raw)
+            self._put(_key(raw), raw)
         version: str = raw["metadata"]["resourceVersion"]
         self._known_to = max(self._known_to, int(version))
         return version
@@ -173,8 +174,7 @@ class Mirror(Generic[T]):
             self._on_end(last)
         self._drop(key)
 
-    def _put(self, raw: Json) -> T | None:
-        key = _key(raw)
+    def _put(self, key: Key, raw: Json) -> T | None:
         meta: dict[str, Any] = raw["metadata"]
         old = self._held.get(key)
         # Comparing resourceVersions as numbers is promised since Kubernetes 1.35 and was true of etcd before.

@@ -177,6 +177,10 @@ class WorkQueue(Generic[K]):
         """What the key was added for until now is seen by who works on it just now: it need not come back for that."""
         self._again.pop(key, None)
 
+    def forget_place(self, place: str) -> None:
+        """The place is gone; should one of that name come, nothing is known of how fast it is."""
+        self._slow -= {(lane, place) for lane in range(len(self._lanes))}
+
     def failures(self, key: K) -> int:
         """How often the key has failed since it was last forgotten; more than 0 means that it comes back by itself."""
         return self._failures.get(key, 0)

@@ -151,6 +151,6 @@ def _read_namespace(raw: Json, known: Namespace | None) -> Namespace:  # noqa: A
         name=sys.intern(meta["name"]),
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        labels=frozenset((sys.intern(key), sys.intern(value)) for key, value in (meta.get("labels") or {}).items()),
+        labels=tuple(sorted((sys.intern(key), sys.intern(value)) for key, value in (meta.get("labels") or {}).items())),
         terminating="deletionTimestamp" in meta,
     )
