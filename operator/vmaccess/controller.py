@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 
@@ -40,14 +41,17 @@ from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import State, failed
 from vmaccess.policy.rules import Rules
 from vmaccess.policy.steps import Create, Delete, Wait, Write, takes_away
+from vmaccess.policy.times import Phase
 from vmaccess.progress import Progress
 from vmaccess.reporting import TOLD, Reporter
 from vmaccess.shared import NAMES, SharedRoles, shared_by
+from vmaccess.timing import Timing
 
 log = logging.getLogger(__name__)
 
 ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
 ROLE_GRACE = 2.0  # seconds for which what gives too much waits for the ClusterRole that is to take its place
+OVER_GRACE = 5.0  # seconds for which all else waits at the start for the end of what is over
 ASKED_AGAIN = 0.05  # seconds after which the answer that another key waits for should be there
 DESPERATE = 4  # failures, some four seconds, after which the next best is done to take away what should be gone
 UNANSWERED = 60.0  # seconds for which a write that was not answered may still happen: kube-apiserver's --request-timeout
@@ -67,8 +71,9 @@ class Controller:
         self.events = Events(api)
         self._ownership = Ownership(api)
         self._executor = Executor(api, self.world.children)
-        self._shared = SharedRoles(self.world, self._executor, self.queue, self.wake)
-        self._reporter = Reporter(api, self.world, self.events, self._shared)
+        self.timing = Timing(api, self.world, self.wake)
+        self._shared = SharedRoles(self.world, self._executor, self.queue, self.wake, self.timing)
+        self._reporter = Reporter(api, self.world, self.events, self._shared, self.timing)
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
         # Who is bound to a ClusterRole of a grant's own by writes on their way: what each was decided for. The same where no
@@ -94,7 +99,13 @@ class Controller:
 
     def grant_changed(self, old: Grant | None, new: Grant | None) -> None:
         """A new spec or a deletion concerns everything; somebody else's write to the status only the status."""
-        if (changed := new or old) is None or not self.started:
+        if (changed := new or old) is None:
+            return
+        if new is not None:
+            self.timing.watch(new)
+        else:
+            self.timing.forget(changed.id.name)
+        if not self.started:
             return
         if (
             old is not None
@@ -173,7 +184,7 @@ class Controller:
         if key.part is not Part.NAMESPACE:
             return True
         grant = self.world.grant(key.grant)
-        if self.queue.is_working(key) or grant is None or not progress.is_about(grant, self.world.base(grant.base)):
+        if self.queue.is_working(key) or grant is None or not self._is_about(progress, grant):
             return False  # it is seen by who works on it, or the whole grant is looked at
         decision = self._decide(progress, key)
         if not isinstance(decision.step, Write):
@@ -191,10 +202,17 @@ class Controller:
     # --- work ---
 
     async def start(self) -> None:
-        """Wait for the mirrors, then look at everything once."""
+        """Wait for the mirrors, then look at everything once: first at what has ended while nobody was there to see it."""
         await self.world.synced()
         self.started = True
-        for name in {grant.id.name for grant in self.world.grants} | set(self.world.related_grants()):
+        live = {grant.id.name for grant in self.world.grants if self.timing.phase(grant) is not Phase.AFTER}
+        over = ({grant.id.name for grant in self.world.grants} | set(self.world.related_grants())) - live
+        for name in over:
+            self.wake(name)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OVER_GRACE):
+                await self.queue.idle()
+        for name in live:
             self.wake(name)
         self._shared.check()
         self._tell_of_aggregation()
@@ -240,7 +258,7 @@ class Controller:
         elif key.part is Part.GRANT:
             await self._look_at_grant(grant)
             self.queue.forget(key)
-        elif (progress := self._progress.get(key.grant)) is not None and progress.is_about(grant, self.world.base(grant.base)):
+        elif (progress := self._progress.get(key.grant)) is not None and self._is_about(progress, grant):
             await (self._report(key, progress) if key.part is Part.STATUS else self._settle(key))
         else:  # the grant itself waits in the queue, and whatever is to be done follows from it
             self.queue.forget(key)
@@ -248,7 +266,7 @@ class Controller:
     async def _look_at_grant(self, grant: Grant) -> None:
         """Decide anew, for every ServiceAccount and namespace that the grant has to do with, whether there is work."""
         name, known = grant.id.name, self._progress.get(grant.id.name)
-        progress = Progress.of(grant, self.world.base(grant.base), known, now=_now())
+        progress = Progress.of(grant, self.world.base(grant.base), self.timing.phase(grant), known, now=_now())
         self._progress[name] = progress
         if progress is not known:
             progress.before = self._rules_before(progress, known)
@@ -271,6 +289,10 @@ class Controller:
         progress.planned = True
         self._tell(progress)
 
+    def _is_about(self, progress: Progress, grant: Grant) -> bool:
+        """Whether what is known of a grant is about what it asks for just now."""
+        return progress.is_about(grant, self.world.base(grant.base), self.timing.phase(grant))
+
     def _plan(self, progress: Progress, key: Key) -> None:
         decision = self._decide(progress, key)
         if isinstance(decision.step, Write):
@@ -291,7 +313,7 @@ class Controller:
         drifted = known is not None and key in known.drifted
         while True:
             progress, grant = self._progress.get(key.grant), self.world.grant(key.grant)
-            if progress is None or grant is None or not progress.is_about(grant, self.world.base(grant.base)):
+            if progress is None or grant is None or not self._is_about(progress, grant):
                 self.wake(key.grant)
                 return
             self.queue.covered(key)

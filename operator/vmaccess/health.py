@@ -92,6 +92,16 @@ class _Gauges(Collector):
             "How many may be on their way at once: --max-in-flight, or less after the API server has pushed back.",
             value=int(controller.queue.level),
         )
+        yield GaugeMetricFamily(
+            "vmaccess_clock_skew_seconds",
+            "How far the operator's clock is ahead of the API server's, by which grants begin and end.",
+            value=controller.timing.clock.skew,
+        )
+        yield GaugeMetricFamily(
+            "vmaccess_overdue_seconds",
+            "How long access has outlived the end of its grant, at most of all grants; 0 where none has.",
+            value=controller.timing.overdue(),
+        )
         held = GaugeMetricFamily("vmaccess_mirrored_objects", "Objects held in memory.", labels=["resource"])
         silent = GaugeMetricFamily("vmaccess_watch_silence_seconds", "Time since a watch was last heard of.", labels=["resource"])
         now = asyncio.get_running_loop().time()

@@ -49,6 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
                 "signals": _then(kopf_ready, obey_signals),
                 "start": controller.start(),
                 **{f"mirror of {mirror.resource.plural}": mirror.run() for mirror in controller.world.mirrors},
+                "timing": controller.timing.run(),
                 "work": controller.work(),
             }
             await _supervise(work, stop)

@@ -10,14 +10,16 @@ from vmaccess.policy.access import Access
 from vmaccess.policy.grant import Grant, Intent, intent
 from vmaccess.policy.report import Outcome, ScopedName
 from vmaccess.policy.rules import Rules
+from vmaccess.policy.times import Phase
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far one grant, in one generation and over one base role, has come. Times are the event loop's."""
+    """How far one grant, in one generation and phase and over one base role, has come. Times are the event loop's."""
 
     grant: Grant
     base: Rules | None
+    phase: Phase
     intent: Intent
     reported_at: float
     written: dict[str, Any] | None = None  # the status that was last written
@@ -36,19 +38,24 @@ class Progress:
     planned: bool = False  # whether every place has been looked at once: before that there is nothing true to report
 
     @classmethod
-    def of(cls, grant: Grant, base: Rules | None, known: Progress | None, *, now: float) -> Progress:
+    def of(cls, grant: Grant, base: Rules | None, phase: Phase, known: Progress | None, *, now: float) -> Progress:
         """The progress of `grant`: what is known already, as far as it is about the same grant and the same wishes."""
-        if known is not None and known.is_about(grant, base):
+        if known is not None and known.is_about(grant, base, phase):
             return known
-        fresh = cls(grant, base, intent(grant, base), reported_at=now)
+        fresh = cls(grant, base, phase, intent(grant, base, phase), reported_at=now)
         if known is not None and known.grant.id == grant.id:
             fresh.lost, fresh.verified_at = known.lost, known.verified_at
         return fresh
 
-    def is_about(self, grant: Grant, base: Rules | None) -> bool:
+    def is_about(self, grant: Grant, base: Rules | None, phase: Phase) -> bool:
         """Whether nothing has changed in what is wanted."""
         mine = self.grant
-        return (mine.id, mine.generation, mine.deletion, self.base) == (grant.id, grant.generation, grant.deletion, base)
+        return self.phase is phase and (mine.id, mine.generation, mine.deletion, self.base) == (
+            grant.id,
+            grant.generation,
+            grant.deletion,
+            base,
+        )
 
     def outcome(self, key: Key) -> Outcome | None:
         """What is known of a key."""

@@ -15,9 +15,11 @@ from vmaccess.policy.children import BindingContent, Child, Kind, PresetId, Whos
 from vmaccess.policy.grant import Give, Grant
 from vmaccess.policy.reasons import ConditionType
 from vmaccess.policy.report import Facts, report
+from vmaccess.policy.times import in_words
 from vmaccess.policy.transitions import transitions
 from vmaccess.progress import Progress
 from vmaccess.shared import SharedRoles, shared_by
+from vmaccess.timing import Timing
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,8 @@ STATUS_INTERVAL_AT_REST = 0.5  # the same when each has come to its end, such as
 class Reporter:
     """Reports what has come of grants."""
 
-    def __init__(self, api: Api, world: World, events: Events, shared: SharedRoles) -> None:
-        self._api, self._world, self._events, self._shared = api, world, events, shared
+    def __init__(self, api: Api, world: World, events: Events, shared: SharedRoles, timing: Timing) -> None:
+        self._api, self._world, self._events, self._shared, self._timing = api, world, events, shared, timing
         self._moving: set[str] = set()  # grants whose last look found something on its way
 
     def due_in(self, progress: Progress) -> float:
@@ -66,7 +68,8 @@ class Reporter:
         grant = self._world.grant(progress.grant.id.name)
         if grant is None or not progress.planned:
             return
-        status = report(grant, self._facts(progress), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        now = datetime.fromtimestamp(self._timing.clock.reading().latest, UTC)
+        status = report(grant, self._facts(progress), in_words(now))
         if status == grant.status:
             return
         progress.reported_at, progress.written = asyncio.get_running_loop().time(), status
@@ -101,6 +104,9 @@ class Reporter:
             owned=tuple((child.namespace, child.name) for child in accounts if child.whose(grant.id) is Whose.OURS),
             base=progress.base,
             before=progress.before,
+            phase=progress.phase,
+            ends_soon=self._timing.ends_soon(grant),
+            skewed=self._timing.clock.skewed,
         )
 
 

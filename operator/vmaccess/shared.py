@@ -21,6 +21,8 @@ from vmaccess.policy.report import Outcome, State, failed
 from vmaccess.policy.role import trim
 from vmaccess.policy.steps import Refused, Write, takes_away
 from vmaccess.policy.target import target_of
+from vmaccess.policy.times import Phase
+from vmaccess.timing import Timing
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,10 @@ def shared_by(content: object) -> str | None:
 class SharedRoles:
     """Works on the keys of presets. `wake` looks at a grant again: what became of its ClusterRole is its own state too."""
 
-    def __init__(self, world: World, executor: Executor, queue: WorkQueue[Key], wake: Callable[[str], None]) -> None:
-        self._world, self._executor, self._queue, self._wake = world, executor, queue, wake
+    def __init__(
+        self, world: World, executor: Executor, queue: WorkQueue[Key], wake: Callable[[str], None], timing: Timing
+    ) -> None:
+        self._world, self._executor, self._queue, self._wake, self._timing = world, executor, queue, wake, timing
         self._outcomes: dict[str, Outcome] = {}
 
     def outcome(self, preset: str) -> Outcome | None:
@@ -53,7 +57,7 @@ class SharedRoles:
             self._queue.add(Key(Part.PRESET, each), urgent=True)
 
     def users(self, preset: str) -> Iterator[str]:
-        """Names of the grants that ask for this preset, suspended ones included."""
+        """Names of the grants that ask for this preset, those that give nothing at present included."""
         owner = PresetId(preset)
         for grant in self._world.grants:
             if grant.deletion is not Deletion.NONE or not isinstance(grant.spec, Spec):
@@ -87,7 +91,9 @@ class SharedRoles:
     def _wanted(self, owner: PresetId) -> bool:
         """Whether somebody is to be bound to it: not for a grant that gives nothing at present."""
         users = (self._world.grant(name) for name in self.users(owner.preset))
-        return any(grant is not None and not grant.limits.suspend for grant in users)
+        return any(
+            grant is not None and not grant.limits.suspend and self._timing.phase(grant) is Phase.DURING for grant in users
+        )
 
     def _used(self, owner: PresetId) -> bool:
         if next(self.users(owner.preset), None) is not None:

@@ -98,7 +98,7 @@ def test_a_working_grant_edited_into_a_typo_keeps_what_it_has_and_gains_nothing(
     [
         ("spec.excludeNamespace", {"excludeNamespace": ["*"]}),
         ("spec.suspended", {"suspended": True}),
-        ("spec.expirationTime", {"expirationTime": "2020-01-01T00:00:00Z"}),
+        ("spec.expiryTime", {"expiryTime": "2020-01-01T00:00:00Z"}),
         ("spec.role.dorp", {"role": {"dorp": [START_VMS]}}),
         ("spec.role.includes", {"role": {"includes": ["Migrate"]}}),
         ("spec.subjects[0].nam", {"subjects": [{"kind": "User", "name": "alice", "nam": "x"}, {"kind": "User", "name": "bob"}]}),
@@ -128,7 +128,7 @@ def test_what_can_be_read_still_takes_access_away(stage: Stage) -> None:
     name = stage.grant(spec(namespaces=[kept, excluded, deselected], **by_label))
     stage.until_ready(name)
 
-    respec(stage, name, spec(namespaces=[kept, excluded], **by_label, excludeNamespaces=[excluded], expirationTime="x"))
+    respec(stage, name, spec(namespaces=[kept, excluded], **by_label, excludeNamespaces=[excluded], expiryTime="x"))
     stage.until(lambda: not stage.views(ALICE, excluded), "no access where it is excluded")
     stage.until(lambda: not stage.views(ALICE, deselected), "no access where it is no longer listed")
     stage.assert_access(ALICE, {kept: True, excluded: False, deselected: False, selected: True})

@@ -115,7 +115,7 @@ async def at_work(api: Api, max_in_flight: int = 8) -> AsyncIterator[Controller]
     """The controller with its mirrors, for as long as the context lasts."""
     controller = Controller(api, protected=("kube-*", "vmaccess-system"), max_in_flight=max_in_flight)
     tasks = [asyncio.create_task(mirror.run()) for mirror in controller.world.mirrors]
-    tasks.append(asyncio.create_task(controller.work()))
+    tasks += [asyncio.create_task(controller.timing.run()), asyncio.create_task(controller.work())]
     try:
         await controller.start()
         yield controller

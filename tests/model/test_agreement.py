@@ -151,6 +151,16 @@ ACCEPTED: dict[str, Grant] = {
     ),
     "drop by verb alone": drop({"verbs": ["delete"]}),
     "drop by group alone": drop({"apiGroups": [""]}),
+    "a time": grant(expirationTime="2027-01-31T18:00:00Z"),
+    "a time of another zone": grant(notBeforeTime="2027-01-31T18:00:00+05:30"),
+    "a time with a fraction": grant(expirationTime="2027-01-31T18:00:00.123456789Z"),
+    "a time long ago": grant(expirationTime="2000-01-01T00:00:00Z"),
+    "the last time of all": grant(expirationTime="2999-12-31T23:59:59-23:59"),
+    "the 29th of February": grant(notBeforeTime="2028-02-29T00:00:00Z"),
+    "from a time to another": grant(notBeforeTime="2027-01-31T08:00:00Z", expirationTime="2027-01-31T18:00:00Z"),
+    "from a time to one that sorts before it": grant(
+        notBeforeTime="2027-01-31T08:00:00+09:00", expirationTime="2027-01-31T00:00:00Z"
+    ),
     "suspend false": grant(suspend=False),
     "suspend true": grant(suspend=True),
 }
@@ -362,6 +372,45 @@ REFUSED: dict[str, tuple[str, Grant]] = {
     "drop with no verb": ("spec.role.drop[0].verbs", drop({"verbs": []})),
     "drop entry twice": ("spec.role.drop", drop({"verbs": ["get", "list"]}, {"verbs": ["list", "get"]})),
     "51 drop entries": ("spec.role.drop", drop(*({"resources": [name]} for name in numbered(51)))),
+    **{
+        f"time {wrong!r}": ("spec.expirationTime", grant(expirationTime=wrong))
+        for wrong in (
+            "",
+            " ",
+            "2027-01-31",
+            "2027-01-31T18:00:00",
+            "2027-01-31 18:00:00Z",
+            "2027-01-31t18:00:00z",
+            "2027-01-31T18:00Z",
+            "2027-01-31T24:00:00Z",
+            "2027-01-31T18:00:60Z",
+            "2027-13-01T00:00:00Z",
+            "2027-1-1T00:00:00Z",
+            "1999-12-31T00:00:00Z",
+            "3000-01-01T00:00:00Z",
+            "2027-01-31T18:00:00.Z",
+            "2027-01-31T18:00:00,5Z",
+            "2027-01-31T18:00:00+24:00",
+            "2027-01-31T18:00:00+0100",
+            "2027-01-31T18:00:00 Z",
+            "2027-01-31T18:00:00Z\n",
+            "tomorrow",
+            "24h",
+            "1800000000",
+            "2027-02-29T00:00:00Z",
+            "2027-04-31T00:00:00Z",
+            "2100-02-29T00:00:00Z",
+        )
+    },
+    "start that is not in the calendar": ("spec.notBeforeTime", grant(notBeforeTime="2027-06-31T00:00:00Z")),
+    "end at the start": (
+        "spec.expirationTime",
+        grant(notBeforeTime="2027-01-31T08:00:00Z", expirationTime="2027-01-31T08:00:00Z"),
+    ),
+    "end before the start, by the zone alone": (
+        "spec.expirationTime",
+        grant(notBeforeTime="2027-01-31T08:00:00Z", expirationTime="2027-01-31T09:00:00+02:00"),
+    ),
     "suspend as a text": ("spec.suspend", grant(suspend="true")),
     "suspend as a number": ("spec.suspend", grant(suspend=1)),
 }
@@ -402,6 +451,8 @@ EVERY_FIELD = grant(
         "include": ["Migrate", "StorageView"],
         "virtualMachines": ["web-1", "web-2"],
     },
+    notBeforeTime="2027-01-31T08:00:00Z",
+    expirationTime="2027-01-31T18:00:00Z",
     suspend=False,
 )
 
@@ -482,7 +533,7 @@ UNKNOWN: dict[str, tuple[str, Grant]] = {
     "exclusion": ("spec.excludeNamespace", grant(excludeNamespace=["a"])),
     "suspension": ("spec.suspended", grant(suspended=True)),
     "null": ("spec.later", with_fields({"later": None})),
-    "expiry of a later version": ("spec.expirationTime", grant(expirationTime="2027-01-01T00:00:00Z")),
+    "expiry by another name": ("spec.expiryTime", grant(expiryTime="2027-01-01T00:00:00Z")),
     "add-ons in the plural": ("spec.role.includes", grant(role={"includes": ["Migrate"]})),
     "machines in the singular": ("spec.role.virtualMachine", grant(role={"virtualMachine": ["web-1"]})),
     "machines in Python's spelling": ("spec.role.virtual_machines", grant(role={"virtual_machines": ["web-1"]})),
@@ -537,6 +588,7 @@ AWKWARD = (
     "a\n", "\na", "a\u00a0", "\u2028", "a\x0b", "a\x85b", "a\x00b", "a\x7f", "é", "😀", "\u212a", "\uff41", "a b", "a:b", "a%b",
     "_a", "default", "system:", "system:a", "System:a", "system:serviceaccount:a:b", "User", "Group", "ServiceAccount", "View",
     "Role", "ClusterRole", "Admin", "Migrate", "web-1", "In", "NotIn", "Exists", "DoesNotExist", RBAC_GROUP, "get", "true", "123",
+    "2026-01-31T08:00:00Z", "2027-02-30T08:00:00Z", "2027-01-31T08:00:00.5+00:00", "2028-02-29T24:00:00Z",
     *("a" * length for length in (63, 64, 253, 254, 317, 318, 512, 513)), "a" * 253 + "/b", "a" * 254 + "/b",
 )  # fmt: skip
 NAMES = st.sampled_from(AWKWARD) | st.text(st.sampled_from("aZ0-._/*?:% \t\n\x0b\x1f\x7f\x85\xa0\u2028é"), max_size=5)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FILE = Path(__file__).parents[2] / "crds" / "vmaccessgrants.yaml"
 UNWATCHED = "unwatched.vmaccess.dev"
+ENDS = "2027-01-31T18:00:00Z"
 GRANTS = f"/apis/{UNWATCHED}/v1alpha1/vmaccessgrants"
 
 
@@ -49,7 +50,7 @@ def grant(name: str, **spec: Any) -> dict[str, Any]:
 @pytest.fixture
 def stored(grants_api: Cluster) -> Iterator[str]:
     """The path of a grant nobody has looked at yet."""
-    status, answer = grants_api.request("POST", GRANTS, grant("stored"))
+    status, answer = grants_api.request("POST", GRANTS, grant("stored", expirationTime=ENDS))
     assert status == 201, answer
     yield f"{GRANTS}/stored"
     grants_api.request("DELETE", f"{GRANTS}/stored")
@@ -81,6 +82,7 @@ def test_the_fullest_status_is_stored_and_shown(grants_api: Cluster, stored: str
         ),
         service_accounts=tuple(ServiceAccountStatus(namespace="n" * 63, name=f"{index}" + "a" * 250) for index in range(100)),
         role=RoleStatus(from_="kubevirt.io:admin", base_hash="1" * 64, preset="View", rules=14, hash="0" * 64),
+        next_transition_time=ENDS,
     ).dump()
     code, answer = grants_api.request("PATCH", f"{stored}/status", {"status": status})
     assert code == 200, answer
@@ -88,9 +90,9 @@ def test_the_fullest_status_is_stored_and_shown(grants_api: Cluster, stored: str
     assert Status.model_validate(answer["status"]).dump() == status
     assert len(json.dumps(status)) < 100_000
     rows = grants_api.kubectl("get", f"vmaccessgrants.{UNWATCHED}", "stored", "-o", "wide").stdout.splitlines()
-    assert rows[0].split() == ["NAME", "READY", "ACTIVE", "PRESET", "NAMESPACES", "AGE", "REASON"]
+    assert rows[0].split() == ["NAME", "READY", "ACTIVE", "PRESET", "NAMESPACES", "EXPIRES", "AGE", "REASON"]
     shown = rows[1].split()
-    assert [*shown[:5], shown[6]] == ["stored", "True", "True", "View", "4980/5000", "Granted"]
+    assert [*shown[:6], shown[7]] == ["stored", "True", "True", "View", "4980/5000", ENDS, "Granted"]
 
 
 def test_server_side_apply_owns_entries_and_replaces_objects(grants_api: Cluster) -> None:

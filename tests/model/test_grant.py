@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmaccess.model.grant import Selection, Withdrawals, read_spec, withdrawals
-from vmaccess.model.names import DNS_SUBDOMAIN, IN_WORDS
+from vmaccess.model.names import DNS_SUBDOMAIN, IN_WORDS, TIME
 from vmaccess.model.problems import MAX_EXPLAINED, Problems
 from vmaccess.model.spec import SERVICE_ACCOUNT_AS_USER, AddOn, LabelSelector, Spec
 from vmaccess.model.structural import structural
@@ -80,6 +81,18 @@ MESSAGES: dict[str, tuple[Any, list[str]]] = {
             f'spec.role.virtualMachines[1]: "Web_2" is not allowed: use {IN_WORDS[DNS_SUBDOMAIN]}',
             "spec.role.virtualMachines[2]: is empty: give it a value or remove it",
         ],
+    ),
+    "a day without a time": (
+        WHO | WHERE | {"expirationTime": "2027-01-31"},
+        [f'spec.expirationTime: "2027-01-31" is not allowed: use {IN_WORDS[TIME]}'],
+    ),
+    "a day that the calendar lacks": (
+        WHO | WHERE | {"expirationTime": "2027-02-30T00:00:00Z"},
+        ["spec.expirationTime: the calendar has no such day: correct it"],
+    ),
+    "an end before the start": (
+        WHO | WHERE | {"notBeforeTime": "2027-02-01T00:00:00Z", "expirationTime": "2027-01-01T00:00:00Z"},
+        ["spec.expirationTime: access would end before it begins: set a time after notBeforeTime"],
     ),
     "a machine twice and no add-on": (
         WHO | WHERE | {"role": {"include": [], "virtualMachines": ["web-1", "web-1"]}},
@@ -182,8 +195,8 @@ UNKNOWN: dict[str, tuple[Grant, str]] = {
         f"spec.role.drop[1].resource: unknown field: did you mean resources? {IF_NOT}",
     ),
     "a field of a later version": (
-        {"expirationTime": "2027-01-01T00:00:00Z"},
-        f"spec.expirationTime: unknown field: known here are {', '.join(structural(Spec)['properties'])}: {OR_ELSE}",
+        {"quota": 3},
+        f"spec.quota: unknown field: known here are {', '.join(structural(Spec)['properties'])}: {OR_ELSE}",
     ),
     "add-ons in the plural": (
         {"role": {"includes": ["Migrate"]}},
@@ -274,8 +287,22 @@ WITHDRAWN: dict[str, tuple[Any, Withdrawals]] = {
     "a selector in Python's spelling beside namespaces": ({"namespaces": ["a"], "namespace_selector": {}}, NOTHING),
     "a list that is misspelt": ({"namespace": ["a"], "namespaceSelector": {}}, NOTHING),
     "an unknown field that selects nothing": (
-        {"namespaces": ["a"], "expirationTime": "2027-01-01T00:00:00Z", "role": {"dorp": []}, "suspend": True},
+        {"namespaces": ["a"], "quota": 3, "role": {"dorp": []}, "suspend": True},
         Withdrawals(suspend=True, exclude_namespaces=(), selection=Selection(frozenset({"a"}), None, ())),
+    ),
+    "times beside what is invalid": (
+        {"notBeforeTime": "2027-01-31T08:00:00Z", "expirationTime": "2027-01-31T18:00:00+01:00", "subjects": 3},
+        Withdrawals(
+            suspend=False,
+            exclude_namespaces=(),
+            selection=NOWHERE,
+            begins=datetime(2027, 1, 31, 8, tzinfo=UTC),
+            ends=datetime(2027, 1, 31, 17, tzinfo=UTC),
+        ),
+    ),
+    "times that cannot be read": (
+        {"notBeforeTime": 3, "expirationTime": "2027-02-30T00:00:00Z"},
+        Withdrawals(suspend=False, exclude_namespaces=(), selection=NOWHERE),
     ),
     "an exclusion that is misspelt": (
         {"namespaces": ["a"], "excludeNamespace": ["a"]},

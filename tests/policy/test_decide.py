@@ -24,6 +24,7 @@ from vmaccess.policy.grant import Give, Grant, intent, read_grant
 from vmaccess.policy.namespaces import Globs, Place
 from vmaccess.policy.steps import Delete, Patch, Step, Wait, Write
 from vmaccess.policy.target import cluster_target, preset_target
+from vmaccess.policy.times import Phase
 
 
 def keep(*verbs: str) -> list[dict[str, list[str]]]:
@@ -61,7 +62,7 @@ def grant(*names: str, **role: object) -> Grant:
 )
 def test_while_service_accounts_are_awaited(place: Place, wanted: Grant, observed: list[Child], expected: type | None) -> None:
     step: Step = decide_namespace(
-        wanted, intent(wanted, BASE), None, ("ns", place), Globs(()), observed, ClusterSide(no_cluster_role)
+        wanted, intent(wanted, BASE, Phase.DURING), None, ("ns", place), Globs(()), observed, ClusterSide(no_cluster_role)
     ).step
     match step:
         case Patch(_, content):
@@ -95,7 +96,7 @@ ADMIN = PresetId("Admin")
 def test_in_a_namespace_on_its_way_out_what_should_be_replaced_goes(wanted: dict[str, object], observed: list[Child]) -> None:
     """Nothing can be made there any more, and it may be on its way for ever."""
     asked = grant("ann", **wanted)
-    give = intent(asked, BASE)
+    give = intent(asked, BASE, Phase.DURING)
     assert isinstance(give, Give)
     named = {each.name: each for each in (cluster_role(GRANT, "get"), cluster_role(ADMIN, "get", "list", "delete"))}
     named["vmaccess:View"] = cluster_role(PresetId("View"), "get", "list")
@@ -110,7 +111,7 @@ def test_in_a_namespace_on_its_way_out_what_should_be_replaced_goes(wanted: dict
 def test_a_service_account_that_is_another_s_by_now_holds_up_what_would_give_more() -> None:
     """It is still bound where its removal has not happened yet."""
     asked = grant("ann", kind="ClusterRole", keep=keep("get", "list"))
-    give = intent(asked, BASE)
+    give = intent(asked, BASE, Phase.DURING)
     runner = service_account_subject("ns", "runner")
     there = replace(bound(cluster_target(GRANT)), content=cluster_target(GRANT).content((runner,)))
     bindings = Bindings([there], lambda _: True, settled=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,8 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 from kubernetes.aio.client import ApiClient, Configuration
+
+from vmaccess.cluster.clock import Clock
 
 Json = dict[str, Any]
 
@@ -72,6 +75,7 @@ class Api:
         # The client's default trust_env=True reads ~/.netrc and the proxy variables on every request: 3-4 times slower.
         config.client_session_kwargs = {"trust_env": False}
         config.connection_pool_maxsize = connections
+        self.clock = Clock()
         self._client = ApiClient(config)
         self._client.user_agent = USER_AGENT
         self._client.set_default_header("Accept-Encoding", "identity")  # packing lists takes longer than sending them
@@ -81,6 +85,11 @@ class Api:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._client.close()
+
+    async def ask_time(self) -> None:
+        """Have the clock set by an answer; any will do, and none leaves it as it is."""
+        with suppress(ApiError):
+            await self._json("GET", "/version")
 
     async def get(self, path: str) -> Json:
         """Read one object."""
@@ -173,6 +182,8 @@ class Api:
             response: aiohttp.ClientResponse = (
                 await self._client.call_api(method, url, headers, body, _request_timeout=limit)
             ).response
+            if response.status < 500 and (date := response.headers.get("Date")) is not None:  # else it may be a proxy's
+                self.clock.heard(date)
             if response.status >= 400:
                 raise _refused(response, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

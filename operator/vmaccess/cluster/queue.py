@@ -110,6 +110,8 @@ class WorkQueue(Generic[K]):
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()  # there may be something to hand out
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -146,6 +148,7 @@ class WorkQueue(Generic[K]):
             return
         entry = self._waiting[key] = _Entry(key, lane)
         self._since.setdefault(key, asyncio.get_running_loop().time())
+        self._idle.clear()
         self._lanes[lane].append(entry)
         self._changed.set()
 
@@ -201,6 +204,10 @@ class WorkQueue(Generic[K]):
             if timer is not None:
                 timer.cancel()
 
+    async def idle(self) -> None:
+        """Wait until no key waits or is worked on; those that come back after a while do not count."""
+        await self._idle.wait()
+
     def done(self, key: K, status: int = HTTPStatus.OK) -> None:
         """The key was worked on; `status` is the HTTP code that a failure came with."""
         now = asyncio.get_running_loop().time()
@@ -219,6 +226,8 @@ class WorkQueue(Generic[K]):
         urgent = self._again.pop(key, None)
         if urgent is not None:
             self.add(key, urgent=urgent)
+        if not self._waiting and not self.in_flight:
+            self._idle.set()
         self._changed.set()
 
     def _age(self) -> float | None:

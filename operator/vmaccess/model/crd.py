@@ -74,6 +74,7 @@ def crd() -> dict[str, Any]:
                         _column("Active", _condition("Active", "status"), "Whether the grant gives access now."),
                         _column("Preset", ".status.role.preset", "The preset in use."),
                         _column("Namespaces", ".status.namespaces.summary", "Granted and selected namespaces."),
+                        _column("Expires", ".spec.expirationTime", "When the access ends."),
                         _column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
                         _column("Reason", _condition("Ready", "reason"), "Reason of Ready.", priority=1),
                     ],

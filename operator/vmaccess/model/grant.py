@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from vmaccess.model.crd import grant_schema
+from vmaccess.model.moments import Time, read_time
 from vmaccess.model.names import NamespaceGlob, NamespaceName
 from vmaccess.model.problems import (
     GRANT_NAME_TOO_LONG,
@@ -27,6 +29,7 @@ _SPEC_FIELDS = tuple(_FIELDS["spec"]["properties"])
 # What is written beside spec was probably meant to be in it.
 _FIELDS_AND_SPEC = (*_FIELDS, *(f"spec.{field}" for field in _SPEC_FIELDS))
 _GLOB: TypeAdapter[str] = TypeAdapter(NamespaceGlob)
+_TIME: TypeAdapter[str] = TypeAdapter(Time)
 _NAMESPACES: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[NamespaceName, ...])
 
 
@@ -43,6 +46,7 @@ class Selection:
 class Withdrawals:
     """What takes access away, as far as it can be read.
 
+    `begins` and `ends` are None where there is no such time, or none that can be read.
     `selection` is None when the object does not tell which namespaces it is about: a part of it cannot be read, or has a
     field that nobody knows. Nothing is withdrawn for that reason.
     """
@@ -50,6 +54,8 @@ class Withdrawals:
     suspend: bool
     exclude_namespaces: tuple[str, ...]
     selection: Selection | None
+    begins: datetime | None = None
+    ends: datetime | None = None
 
 
 def read_spec(raw: Mapping[str, Any]) -> Spec | Problems:
@@ -73,6 +79,8 @@ def withdrawals(raw: Mapping[str, Any]) -> Withdrawals:
         suspend=_member(raw, "spec", "suspend") is True,
         exclude_namespaces=exclude,
         selection=None if _may_select_more(raw) else _selection(_member(raw, "spec"), exclude),
+        begins=_time(_member(raw, "spec", "notBeforeTime")),
+        ends=_time(_member(raw, "spec", "expirationTime")),
     )
 
 
@@ -112,6 +120,13 @@ def _selection(spec: Any, exclude: tuple[str, ...]) -> Selection | None:
             None if selector is None else LabelSelector.read(selector),
             exclude,
         )
+    except ValidationError:
+        return None
+
+
+def _time(text: Any) -> datetime | None:
+    try:
+        return read_time(_TIME.validate_python(text))
     except ValidationError:
         return None
 

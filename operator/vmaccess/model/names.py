@@ -1,4 +1,4 @@
-"""Names as a grant spells them: what Kubernetes accepts, as patterns that admission and operator read alike, and in words."""
+"""Names, and times, as a grant spells them: patterns that admission and operator read alike, and what they mean in words."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ ROLE_NAME = r"^[A-Za-z0-9:_-][^/%\x00-\x20\x7f]*$"
 # A user or group comes from an identity provider: any text without control characters and surrounding blanks.
 IDENTITY_NAME = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$"
 
+# RFC 3339. Between the years 2000 and 2999, which the API server, CEL and Python read alike.
+TIME = (
+    r"^2[0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
+    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+
 IN_WORDS: Mapping[str, str] = {
     DNS_LABEL: "lower case letters, digits and '-', with a letter or digit at both ends",
     DNS_SUBDOMAIN: "lower case letters, digits, '-' and '.', with a letter or digit at both ends and on both sides of a '.'",
@@ -36,6 +42,7 @@ IN_WORDS: Mapping[str, str] = {
     RULE_RESOURCE: 'a resource such as virtualmachines, a subresource such as virtualmachineinstances/vnc, or "*"',
     RULE_VERB: 'a verb in lower case letters such as get, or "*"',
     ROLE_NAME: "the name of a ClusterRole: no blanks, '/' or '%', and a letter, digit, ':', '_' or '-' first",
+    TIME: "a time as in RFC 3339, such as 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00",
     IDENTITY_NAME: "a name without control characters and without blanks at its ends",
 }
 """What a pattern asks for, as the end of the sentence `use …`."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool
 
+from vmaccess.model.moments import Time, read_time
 from vmaccess.model.names import (
     DNS_SUBDOMAIN,
     IDENTITY_NAME,
@@ -324,6 +325,11 @@ class Role(Model):
     )
 
 
+def _begins_before_it_ends(not_before: str | None, expiration: str | None) -> bool:
+    begin, end = (read_time(text) if text is not None else None for text in (not_before, expiration))
+    return begin is None or end is None or begin < end
+
+
 class Spec(Model):
     """Who gets what, where."""
 
@@ -337,6 +343,13 @@ class Spec(Model):
             cel="has(self.namespaces) && size(self.namespaces) > 0 || has(self.namespaceSelector)",
             holds=lambda it: bool(it.namespaces) or it.namespace_selector is not None,
             message="no namespace is named: add at least one entry to namespaces, or a namespaceSelector",
+        ),
+        Rule(
+            cel="!has(self.notBeforeTime) || !has(self.expirationTime)"
+            " || timestamp(self.notBeforeTime) < timestamp(self.expirationTime)",
+            holds=lambda it: _begins_before_it_ends(it.not_before_time, it.expiration_time),
+            message="access would end before it begins: set a time after notBeforeTime",
+            field="expirationTime",
         ),
     )
 
@@ -358,6 +371,16 @@ class Spec(Model):
         "Wins over namespaces and namespaceSelector.",
     )
     role: Role | None = Field(None, description="What is granted. When absent: preset View of kubevirt.io:admin.")
+    not_before_time: Time | None = Field(
+        None,
+        description="No access before this time, RFC 3339 such as 2027-01-31T08:00:00Z, by the API server's clock; the "
+        "ServiceAccounts are made at once.",
+    )
+    expiration_time: Time | None = Field(
+        None,
+        description="All access ends at this time, RFC 3339 such as 2027-01-31T18:00:00Z, by the API server's clock. The grant "
+        "and its ServiceAccounts stay; a later time gives the access back.",
+    )
     suspend: StrictBool | None = Field(
         None, description="True takes all access away and keeps the grant and its ServiceAccounts; false or absent gives it back."
     )

@@ -26,6 +26,7 @@ def _shortened(limit: int) -> BeforeValidator:
 
 Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int32"})]
 Generation = Annotated[int, Field(json_schema_extra={"format": "int64"})]
+Moment = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 Name = Annotated[str, Field(max_length=253)]
 Reason = Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=128)]
 
@@ -47,9 +48,7 @@ class Condition(Reported):
     message: Annotated[str, _shortened(MAX_CONDITION_MESSAGE), Field(max_length=MAX_CONDITION_MESSAGE)] = Field(
         description="The cause for a person: which object and field, and the cure."
     )
-    last_transition_time: Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})] = Field(
-        description="When the status of this condition last changed."
-    )
+    last_transition_time: Moment = Field(description="When the status of this condition last changed.")
     observed_generation: Generation = Field(description="Generation of the grant that the condition is about.")
 
 
@@ -118,6 +117,9 @@ class Status(Reported):
     )
     service_accounts: ServiceAccountList | None = Field(None, description="ServiceAccounts that exist and belong to the grant.")
     role: RoleStatus | None = Field(None, description="The role as it was computed from the live base role.")
+    next_transition_time: Moment | None = Field(
+        None, description="When access begins or ends next because of notBeforeTime or expirationTime."
+    )
 
     def dump(self) -> dict[str, Any]:
         """The status as JSON, without what is not set."""

@@ -21,6 +21,7 @@ from vmaccess.policy.reasons import Reason, Warned
 from vmaccess.policy.role import Trimmed, ceiling, trim
 from vmaccess.policy.rules import Rules
 from vmaccess.policy.target import Target, target_of
+from vmaccess.policy.times import Phase, in_words
 
 
 class Deletion(Enum):
@@ -132,8 +133,8 @@ class Leave:
 Intent = Give | Take | Hold | Leave
 
 
-def intent(grant: Grant, base: Rules | None) -> Intent:
-    """What a grant asks for. `base` are the rules of the ClusterRole it trims, None where there is no such role.
+def intent(grant: Grant, base: Rules | None, phase: Phase) -> Intent:
+    """What a grant asks for in a phase. `base` are the rules of the ClusterRole it trims, None where there is no such role.
 
     What takes access away comes first, whatever else is invalid or missing.
     """
@@ -142,8 +143,17 @@ def intent(grant: Grant, base: Rules | None) -> Intent:
             return Leave()
         case Deletion.REVOKE:
             return Take(Reason.DELETED, "the grant is being deleted", accounts=True)
+    begins, ends = grant.limits.begins, grant.limits.ends
+    if phase is Phase.AFTER and ends is not None:
+        return Take(
+            Reason.EXPIRED,
+            f"expired at {in_words(ends)}: the access is taken away, the ServiceAccounts stay; a later "
+            f"spec.expirationTime gives it again",
+        )
     if grant.limits.suspend:
         return Take(Reason.SUSPENDED, "spec.suspend is true: the access is taken away, the ServiceAccounts stay")
+    if phase is Phase.BEFORE and begins is not None:
+        return Take(Reason.NOT_STARTED, f"begins at {in_words(begins)}: until then nothing is given")
     if isinstance(grant.spec, Problems):
         return Hold(Reason.INVALID_SPEC, grant.spec.summary())
     if base is None:

@@ -25,6 +25,8 @@ class Warned(StrEnum):
     SECRETS_REACHABLE = "SecretsReachable"
     SERVICE_ACCOUNT_EXPOSED = "ServiceAccountExposed"
     EVERY_NAMESPACE = "EveryNamespaceSelected"
+    EXPIRES_SOON = "ExpiresSoon"
+    CLOCK_SKEWED = "ClockSkewed"
 
 
 class Reason(StrEnum):
@@ -33,6 +35,8 @@ class Reason(StrEnum):
     GRANTED = "Granted"
     PROGRESSING = "Progressing"
     SUSPENDED = "Suspended"
+    NOT_STARTED = "NotStarted"
+    EXPIRED = "Expired"
     DELETED = "Deleted"
     NO_NAMESPACES = "NoNamespaces"
     NOTHING_GRANTED = "NothingGranted"

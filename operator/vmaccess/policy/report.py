@@ -25,6 +25,7 @@ from vmaccess.policy.catalogue import preset_of
 from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, rules_hash
 from vmaccess.policy.reasons import STALLING, ConditionType, Reason, Warned
 from vmaccess.policy.rules import Rules, intersect
+from vmaccess.policy.times import Phase, in_words, next_transition
 from vmaccess.policy.words import difference
 
 ScopedName = tuple[str, str]
@@ -35,6 +36,12 @@ DANGERS = (Warned.SECRETS_REACHABLE, Warned.EVERY_NAMESPACE, Warned.SERVICE_ACCO
 EVERY_NAMESPACE = (
     "namespaceSelector is {}, which selects every namespace that is neither protected nor excluded, also those to come: "
     "name a label if that is not meant"
+)
+
+
+CLOCK_SKEWED = (
+    "the clocks of the operator and of the API server differ by more than 5 seconds: access begins and ends by the API server's, "
+    "see to it that both are kept by NTP"
 )
 
 
@@ -85,6 +92,7 @@ class Facts:
     `cluster_roles` tells what has come of the ClusterRole behind the bindings, its own or a shared one.
     `bound` is the number of namespaces in which a RoleBinding of the grant exists, `owned` the ServiceAccounts that are its own.
     `base` are the rules of the base role, `before` those that the status was last written for, where they are known.
+    `ends_soon` and `skewed` tell of the time that is left and of the operator's clock.
     """
 
     intent: Intent
@@ -95,6 +103,9 @@ class Facts:
     cluster_roles: tuple[Outcome, ...] = ()
     base: Rules | None = None
     before: Rules | None = None
+    phase: Phase = Phase.DURING
+    ends_soon: bool = False
+    skewed: bool = False
 
     @property
     def moving(self) -> bool:
@@ -127,6 +138,7 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
     for warning, message in _warnings(grant, facts):
         words[warning] = (True, _Word(warning, message))
 
+    following = next_transition(grant.limits, facts.phase)
     status = Status(
         observed_generation=grant.generation,
         conditions=tuple(_condition(kind, *word, grant=grant, now=now) for kind, word in words.items()),
@@ -144,6 +156,7 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
         )
         or None,
         role=_role(grant, facts),
+        next_transition_time=in_words(following) if following is not None else None,
     )
     return status.dump()
 
@@ -241,6 +254,7 @@ def _warnings(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
         for told in grant.status.get("conditions") or ():
             if told.get("type") in DANGERS:
                 yield told["type"], told["message"]  # what they warn of is still in force
+    yield from _warnings_of_time(grant, facts)
     if not isinstance(facts.intent, Give):
         return
     messages: dict[str, list[str]] = {}
@@ -258,6 +272,17 @@ def _warnings(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
         messages[Warned.SERVICE_ACCOUNT_EXPOSED] = [exposure]
     for kind in sorted(messages):
         yield kind, "; ".join(messages[kind])
+
+
+def _warnings_of_time(grant: Grant, facts: Facts) -> Iterable[tuple[str, str]]:
+    limits = grant.limits
+    if facts.ends_soon and facts.bound and facts.phase is Phase.DURING and limits.ends is not None:
+        yield (
+            Warned.EXPIRES_SOON,
+            f"the access ends at {in_words(limits.ends)}: set a later spec.expirationTime where it is needed for longer",
+        )
+    if facts.skewed and (limits.begins is not None or limits.ends is not None):
+        yield Warned.CLOCK_SKEWED, CLOCK_SKEWED
 
 
 def _condition(kind: str, holds: bool, word: _Word, *, grant: Grant, now: str) -> Condition:  # noqa: FBT001
