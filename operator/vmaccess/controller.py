@@ -19,6 +19,7 @@ from vmaccess.cluster.events import Events
 from vmaccess.cluster.executor import MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
+from vmaccess.delivery import NOTHING_OFFERED, Delivery, Offer
 from vmaccess.departed import BINDINGS_FIRST, REVOKE_GRACE, Departed
 from vmaccess.keys import Key, Part
 from vmaccess.ownership import Life, Ownership
@@ -64,7 +65,7 @@ SLICE = 100  # namespaces decided on before watches and writes get their turn
 class Controller:
     """Keeps every grant as it is meant to be."""
 
-    def __init__(self, api: Api, *, protected: Iterable[str], max_in_flight: int = 128) -> None:
+    def __init__(self, api: Api, *, protected: Iterable[str], max_in_flight: int = 128, offer: Offer = NOTHING_OFFERED) -> None:
         self._protected = Globs(protected)
         self.queue: WorkQueue[Key] = WorkQueue(max_in_flight)
         self.world = World(api, self)
@@ -73,7 +74,8 @@ class Controller:
         self._executor = Executor(api, self.world.children)
         self.timing = Timing(api, self.world, self.wake)
         self._shared = SharedRoles(self.world, self._executor, self.queue, self.wake, self.timing)
-        self._reporter = Reporter(api, self.world, self.events, self._shared, self.timing)
+        self._delivery = Delivery(api, self.world, self.queue, self._executor, self.timing, self._protected, offer)
+        self._reporter = Reporter(api, self.world, self.events, self._shared, self.timing, self._delivery)
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
         # Who is bound to a ClusterRole of a grant's own by writes on their way: what each was decided for. The same where no
@@ -110,7 +112,7 @@ class Controller:
         if (
             old is not None
             and new is not None
-            and (old.id, old.generation, old.deletion) == (new.id, new.generation, new.deletion)
+            and (old.id, old.generation, old.deletion, old.rotation) == (new.id, new.generation, new.deletion, new.rotation)
         ):
             progress = self._progress.get(changed.id.name)
             if progress is None or progress.written != new.status:
@@ -253,13 +255,15 @@ class Controller:
         if grant is None:
             if self._progress.pop(key.grant, None) is not None:
                 self._reporter.forget(key.grant)
+                self._delivery.forget(key.grant)
                 self._shared.check()
             await self.departed.look_at(key)
         elif key.part is Part.GRANT:
             await self._look_at_grant(grant)
             self.queue.forget(key)
         elif (progress := self._progress.get(key.grant)) is not None and self._is_about(progress, grant):
-            await (self._report(key, progress) if key.part is Part.STATUS else self._settle(key))
+            work = {Part.STATUS: self._report, Part.KUBECONFIG: self._deliver}.get(key.part, self._settle)
+            await work(key, progress)
         else:  # the grant itself waits in the queue, and whatever is to be done follows from it
             self.queue.forget(key)
 
@@ -281,6 +285,7 @@ class Controller:
             return  # it is looked at again when that is done
         for account in self._accounts_of(progress):
             self._plan(progress, Key(Part.ACCOUNT, name, *account))
+            self._delivery.plan(progress, Key(Part.KUBECONFIG, name, *account))
         progress.access = self._access(progress)
         for count, namespace in enumerate(self._namespaces_of(progress)):
             if count % SLICE == SLICE - 1:
@@ -307,10 +312,21 @@ class Controller:
             self.queue.add_after(key, LEAVERS_GONE_AT_LAST)
         progress.note(key, decision.outcome)
 
-    async def _settle(self, key: Key) -> None:
+    async def _deliver(self, key: Key, progress: Progress) -> None:
+        """See to the kubeconfig of a ServiceAccount; one that is taken away waits for the bindings."""
+        account = self.world.account(key.namespace, key.account)
+        goes = isinstance(progress.intent, Take) or (key.namespace, key.account) not in progress.grant.accounts
+        if goes and account is not None and self._is_bound(progress, key):
+            self.queue.add_after(key, BINDINGS_FIRST)
+            return
+        try:
+            await self._delivery.look_at(progress, key)
+        finally:
+            self._tell(progress)
+
+    async def _settle(self, key: Key, known: Progress) -> None:
         """Bring one namespace, or one ServiceAccount, of one grant to where it should be: one write after the other."""
-        known, tried = self._progress.get(key.grant), 0
-        drifted = known is not None and key in known.drifted
+        tried, drifted = 0, key in known.drifted
         while True:
             progress, grant = self._progress.get(key.grant), self.world.grant(key.grant)
             if progress is None or grant is None or not self._is_about(progress, grant):
@@ -329,7 +345,7 @@ class Controller:
                 return
             drifted = drifted or progress.outcome(key) == GRANTED
             self._begun(progress, key, decision)
-            if self._bindings_first(progress, key, decision.step):
+            if self._waits(progress, key, decision.step):
                 self.queue.add_after(key, BINDINGS_FIRST)
                 return
             try:
@@ -397,6 +413,8 @@ class Controller:
         self._follow_up(progress, key)
 
     def _follow_up(self, progress: Progress, key: Key) -> None:
+        if key.part is Part.ACCOUNT:
+            self._delivery.plan(progress, key._replace(part=Part.KUBECONFIG))
         if key.part is Part.ACCOUNT and self._access(progress) != progress.access:
             self.wake(key.grant)  # whom the bindings name has changed
         elif key.part is Part.CLUSTER_ROLE:
@@ -535,10 +553,16 @@ class Controller:
             names |= candidates(selection, self.world.namespaces)
         return names
 
-    def _bindings_first(self, progress: Progress, key: Key, step: Write) -> bool:
-        """Whether a ServiceAccount has to wait for bindings: its name alone, still bound, could be taken by somebody else."""
+    def _waits(self, progress: Progress, key: Key, step: Write) -> bool:
+        """Whether a ServiceAccount that is to go has to wait: for bindings, since its name alone, still bound, could be taken by
+        somebody else, and for the Secrets with its kubeconfig.
+        """
         if key.part is not Part.ACCOUNT or not isinstance(step, Delete):
             return False
+        return self._is_bound(progress, key) or self._delivery.comes_first(progress, step.child)
+
+    def _is_bound(self, progress: Progress, key: Key) -> bool:
+        """Whether bindings that are to go still name a ServiceAccount; not counted are those that cannot be had at present."""
         subject = (key.namespace, key.account)
         if isinstance(progress.intent, Give) and subject in {
             (listed.namespace, listed.name) for listed in progress.intent.subjects
@@ -549,7 +573,7 @@ class Controller:
                 continue
             outcome = progress.namespaces.get(binding.namespace)
             if outcome is not None and outcome.reason is not None:
-                continue  # that one cannot be had at present: rather kill the tokens than wait for it
+                continue  # rather kill the tokens than wait for it
             assert isinstance(binding.content, BindingContent)  # noqa: S101 - by construction of Child
             if any((bound.namespace, bound.name) == subject for bound in binding.content.subjects):
                 return True

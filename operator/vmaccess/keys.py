@@ -14,6 +14,7 @@ class Part(Enum):
     NAMESPACE = "its Role and RoleBinding in one namespace"
     ACCOUNT = "one of its ServiceAccounts"
     CLUSTER_ROLE = "the ClusterRole of its own"
+    KUBECONFIG = "the kubeconfig of one of its ServiceAccounts"
     STATUS = "its status"
     PRESET = "the ClusterRole that grants of a bare preset share; in place of a grant's name stands the preset's"
 

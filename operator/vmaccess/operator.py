@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,9 +17,10 @@ import kopf
 from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.credentials import Configuration, bearer, load
 from vmaccess.controller import Controller
+from vmaccess.delivery import Offer
 from vmaccess.health import serve
 from vmaccess.policy.children import API_VERSION, GROUP, PLURAL, VERSION
-from vmaccess.settings import Settings
+from vmaccess.settings import IN_POD, Settings
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
     config = await load(settings)
     async with Api(config, connections=3 * settings.max_in_flight + 20) as api:
         await _check(api)
-        controller = Controller(api, protected=settings.protected, max_in_flight=settings.max_in_flight)
+        offer = Offer(settings.kubeconfig_server or _own_server(config), config.ssl_ca_cert)
+        controller = Controller(api, protected=settings.protected, max_in_flight=settings.max_in_flight, offer=offer)
         async with serve(controller, settings.health_host, settings.health_port):
             work: dict[str, Coroutine[Any, Any, None]] = {
                 "kopf": _kopf(controller, config, kopf_ready := asyncio.Event(), stop),
@@ -54,6 +57,11 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
             }
             await _supervise(work, stop)
             await controller.events.drain()
+
+
+def _own_server(config: Configuration) -> str | None:
+    """The address that we use ourselves; in a pod it is one of the cluster's own network."""
+    return config.host if IN_POD not in os.environ and config.host.startswith("https://") else None
 
 
 async def _kopf(controller: Controller, config: Configuration, ready: asyncio.Event, stop: asyncio.Event) -> None:

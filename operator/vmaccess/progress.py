@@ -26,6 +26,7 @@ class Progress:
     access: Access | None = None
     namespaces: dict[str, Outcome] = field(default_factory=dict)
     accounts: dict[ScopedName, Outcome] = field(default_factory=dict)
+    kubeconfigs: dict[ScopedName, Outcome] = field(default_factory=dict)
     cluster_role: Outcome | None = None  # of the grant's own
     before: Rules | None = None  # the rules that the status was last written for, where they are known
     awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
@@ -61,6 +62,8 @@ class Progress:
         """What is known of a key."""
         if key.part is Part.CLUSTER_ROLE:
             return self.cluster_role
+        if key.part is Part.KUBECONFIG:
+            return self.kubeconfigs.get((key.namespace, key.account))
         return self.accounts.get((key.namespace, key.account)) if key.account else self.namespaces.get(key.namespace)
 
     def note(self, key: Key, outcome: Outcome | None) -> None:
@@ -69,6 +72,8 @@ class Progress:
         self.unsettled += (outcome is not None and outcome.moving) - (known is not None and known.moving)
         if key.part is Part.CLUSTER_ROLE:
             self.cluster_role = outcome
+        elif key.part is Part.KUBECONFIG:
+            _set(self.kubeconfigs, (key.namespace, key.account), outcome)
         elif key.account:
             _set(self.accounts, (key.namespace, key.account), outcome)
         else:

@@ -11,6 +11,7 @@ from typing import Any
 from vmaccess.cluster.api import GRANTS, Api, ApiError
 from vmaccess.cluster.events import Events
 from vmaccess.cluster.world import World
+from vmaccess.delivery import Delivery
 from vmaccess.policy.children import BindingContent, Child, Kind, PresetId, Whose
 from vmaccess.policy.grant import Give, Grant
 from vmaccess.policy.reasons import ConditionType
@@ -33,8 +34,9 @@ STATUS_INTERVAL_AT_REST = 0.5  # the same when each has come to its end, such as
 class Reporter:
     """Reports what has come of grants."""
 
-    def __init__(self, api: Api, world: World, events: Events, shared: SharedRoles, timing: Timing) -> None:
+    def __init__(self, api: Api, world: World, events: Events, shared: SharedRoles, timing: Timing, delivery: Delivery) -> None:
         self._api, self._world, self._events, self._shared, self._timing = api, world, events, shared, timing
+        self._delivery = delivery
         self._moving: set[str] = set()  # grants whose last look found something on its way
 
     def due_in(self, progress: Progress) -> float:
@@ -104,6 +106,8 @@ class Reporter:
             owned=tuple((child.namespace, child.name) for child in accounts if child.whose(grant.id) is Whose.OURS),
             base=progress.base,
             before=progress.before,
+            kubeconfigs=progress.kubeconfigs,
+            tokens=self._delivery.tokens(progress),
             phase=progress.phase,
             ends_soon=self._timing.ends_soon(grant),
             skewed=self._timing.clock.skewed,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from vmaccess.model.names import DNS_LABEL, NAMESPACE_GLOB
+from vmaccess.model.names import DNS_LABEL, IN_WORDS, NAMESPACE_GLOB, SERVER
 from vmaccess.policy.namespaces import PROTECTED_BY_DEFAULT
 
 IN_POD = "KUBERNETES_SERVICE_HOST"
@@ -25,6 +25,7 @@ class Settings:
     namespace: str
     protected_namespaces: tuple[str, ...]
     max_in_flight: int
+    kubeconfig_server: str | None
     health_host: str
     health_port: int
     log_level: str
@@ -66,6 +67,13 @@ def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         "128",
         "Writes in flight at most, beside those that hang; fewer while the API server answers 429.",
         type=_number(1, 10_000),
+    )
+    option(
+        "--kubeconfig-server",
+        None,
+        "Address of the API server in the kubeconfigs that grants have it keep, where they name none. Without it: that of its "
+        "own kubeconfig, and in a pod none, since its own is of no use elsewhere.",
+        type=_server,
     )
     # Probes come from outside a pod; elsewhere nobody but the person at the machine is to be served, and 8080 is often taken.
     in_pod = IN_POD in environ
@@ -110,6 +118,12 @@ def _globs(text: str) -> tuple[str, ...]:
 def _namespace(text: str) -> str:
     if not re.fullmatch(DNS_LABEL, text):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a namespace")
+    return text
+
+
+def _server(text: str) -> str:
+    if not re.fullmatch(SERVER, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: use {IN_WORDS[SERVER]}")
     return text
 
 

@@ -59,10 +59,10 @@ class Timing:
     def __init__(self, api: Api, world: World, wake: Callable[[str], None]) -> None:
         self._api, self._world, self._wake = api, world, wake
         self.clock = api.clock
-        self.clock.on_skew = self._tell_of_skew
         self._begins, self._ends = _Schedule(), _Schedule()
         self._begun: dict[str, tuple[str, int]] = {}  # uid and generation of what has begun, which does not go back
         self._changed = asyncio.Event()
+        self.clock.on_step, self.clock.on_skew = self._changed.set, self._tell_of_skew
 
     def phase(self, grant: Grant) -> Phase:
         """Where the grant is in its time."""

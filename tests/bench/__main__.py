@@ -12,7 +12,8 @@ kube-controller-manager as processes of this machine, no nodes), with nothing el
 
 What is timed. From the first request of whoever applies until the watch brings the last grant as Ready; from a label's change
 until the watch brings the binding, or its end; from the deletion until the watch brings the end of the last binding; and in
-`priority`, from the API server's answer until the last of many SubjectAccessReviews refuses, asked ten times a second.
+`priority`, from the API server's answer until the last of many SubjectAccessReviews refuses, asked ten times a second. In
+`expiry` from the second at which a grant ends, by the one clock of this machine, until the watch brings the end of its binding.
 
 What is counted. The operator's requests in the API server's audit log: writes to children, and reads of single objects (lists
 and watches are how it follows the cluster). Writes of statuses and of Events are counted apart. `needed` is what any client would
@@ -46,6 +47,7 @@ from tests.bench.churning import NAMESPACES, churn
 from tests.bench.client import Refused
 from tests.bench.creating import converge, create
 from tests.bench.crowd import hang, hot, many, refuse
+from tests.bench.expiring import expiry
 from tests.bench.figures import HEADINGS, table
 from tests.bench.revoking import deletion, priority
 from tests.bench.scale import FULL, QUICK, Scale
@@ -76,6 +78,7 @@ SCENARIOS = {
     "refuse": Scenario(refuse, lambda scale: scale.each, in_quick=True),
     "hang": Scenario(hang, lambda scale: scale.each),
     "deletion": Scenario(deletion, lambda scale: scale.deleted, in_quick=True),
+    "expiry": Scenario(expiry, lambda scale: scale.namespaces, in_quick=True),
     "flip": Scenario(flip, lambda scale: scale.standing, in_quick=True),
     "restart": Scenario(restart, lambda scale: scale.standing, in_quick=True, after="flip"),
     "priority": Scenario(priority, lambda scale: scale.standing, in_quick=True),

@@ -17,6 +17,8 @@ class Scale:
     standing: int = 5000
     """Namespaces of the grant in `flip`, `restart` and `priority`: twice as many children."""
     deleted: int = 500
+    endings: int = 30
+    """Grants that expire in `expiry`, one after the other; as many as `namespaces` then do in one second."""
     bystanders: int = 20
     """Namespaces of a grant from which access is taken in `priority`."""
     converge: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000, 5000)
@@ -55,6 +57,7 @@ QUICK = Scale(
     each=5,
     standing=100,
     deleted=100,
+    endings=5,
     bystanders=5,
     converge=(10, 30, 100),
     in_flight=(128,),

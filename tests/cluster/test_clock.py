@@ -19,12 +19,15 @@ class World:
         self.passed = 1000.0
         self.server_off = self.ours_off = 0.0
         self.clock = Clock(wall=lambda: NOON + self.passed + self.ours_off, monotonic=lambda: self.passed)
-        self.news = 0
+        self.news = self.steps = 0
 
         def news() -> None:
             self.news += 1
 
-        self.clock.on_skew = news
+        def step() -> None:
+            self.steps += 1
+
+        self.clock.on_skew, self.clock.on_step = news, step
 
     @property
     def server(self) -> float:
@@ -59,6 +62,7 @@ def test_the_time_is_never_ahead_of_the_servers_and_late_by_no_more_than_a_secon
     reading = world.clock.reading()
     assert world.server - 0.2 < reading.latest <= world.server
     assert world.server - 1 < reading.earliest <= reading.latest
+    assert not world.steps
 
 
 def test_between_answers_time_goes_on(world: World) -> None:
@@ -84,6 +88,7 @@ def test_a_step_forward_is_the_latest_time_at_once_and_the_earliest_only_when_it
     reading = world.clock.reading()
     assert reading.latest > world.server - 1
     assert reading.earliest < world.server - HOUR + 1
+    assert world.steps == 1
     world.after(3 * WINDOW, answers=50)
     assert world.clock.reading().earliest > world.server - 1
 

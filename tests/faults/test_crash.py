@@ -47,9 +47,9 @@ async def crashed(api: FaultyApi) -> None:
 def is_done(stage: Stage, name: str) -> bool:
     """Whether the grant is Ready, and the shared ClusterRoles are those that it asks for."""
     spec = stage.get(name)["spec"]
-    role, suspended = spec.get("role", {}), spec.get("suspend", False)
+    role, ended = spec.get("role", {}), spec.get("suspend", False) or "expirationTime" in spec
     wanted = {role.get("preset", "View")} if role.get("kind") == "ClusterRole" and "keep" not in role else set()
-    return is_ready(stage, name) and (shared(stage) == wanted or (suspended and not shared(stage)))
+    return is_ready(stage, name) and (shared(stage) == wanted or (ended and not shared(stage)))
 
 
 def shared(stage: Stage) -> set[str]:
@@ -120,16 +120,16 @@ SHARED: Json = {"kind": "ClusterRole"}
         pytest.param(SHARED, 3, id="shared: 2 bindings, the status"),
     ],
 )
-async def test_creating_and_suspending(kubeconfig: Path, bare_stage: Stage, role: Json, writes: int) -> None:
+@pytest.mark.parametrize("over", [{"suspend": True}, {"expirationTime": "2020-01-01T00:00:00Z"}], ids=["suspended", "expired"])
+async def test_creating_and_ending(kubeconfig: Path, bare_stage: Stage, role: Json, writes: int, over: Json) -> None:
     stage = bare_stage
     one, two = stage.namespace(), stage.namespace()
     spec: Json = {"subjects": [user("ann")], "serviceAccounts": [{"name": "runner", "namespace": one}], "namespaces": [one, two]}
     spec["role"] = role
-    suspended = {**spec, "suspend": True}
-    name = stage.grant(suspended)
-    assert await try_every_crash(kubeconfig, stage, name, forth=spec, back=suspended) == writes
+    name = stage.grant({**spec, **over})
+    assert await try_every_crash(kubeconfig, stage, name, forth=spec, back={**spec, **over}) == writes
     stage.assert_access(ANN, {one: True, two: True})
-    assert await try_every_crash(kubeconfig, stage, name, forth=suspended, back=spec) == writes
+    assert await try_every_crash(kubeconfig, stage, name, forth={**spec, **over}, back=spec) == writes
     stage.assert_access(ANN, {one: False, two: False})
 
 

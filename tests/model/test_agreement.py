@@ -64,6 +64,11 @@ def with_cluster_role(machines: list[str], *, suspend: bool = False, **role: Any
     return grant(role={"kind": "ClusterRole", "virtualMachines": machines, **role}, suspend=suspend)
 
 
+def with_kubeconfigs(*kubeconfigs: Grant) -> Grant:
+    accounts = [{"name": f"a{index}", "namespace": "a", "kubeconfig": each} for index, each in enumerate(kubeconfigs)]
+    return grant(serviceAccounts=accounts)
+
+
 def numbered(count: int, shape: str = "n{}") -> list[str]:
     return [shape.format(index) for index in range(count)]
 
@@ -79,6 +84,20 @@ ACCEPTED: dict[str, Grant] = {
     "one ServiceAccount name in two namespaces": grant(
         serviceAccounts=[{"name": "runner", "namespace": "a"}, {"name": "runner", "namespace": "b"}]
     ),
+    "the shortest kubeconfig": with_kubeconfigs({"secretName": "a"}),
+    "a kubeconfig of the greatest length": with_kubeconfigs(
+        {"secretName": "a" * 240, "tokenLifetimeSeconds": 365 * 86400, "server": "https://" + "a" * 504}
+    ),
+    "kubeconfigs of other names": with_kubeconfigs({"secretName": "a"}, {"secretName": "b"}),
+    "addresses of all kinds": with_kubeconfigs(
+        *(
+            {"secretName": f"s{index}", "server": server}
+            for index, server in enumerate(
+                ("https://a", "https://10.0.0.1:443", "https://[fd00::1]:6443", "https://a.b/k8s/c-1/")
+            )
+        )
+    ),
+    "100 kubeconfigs": with_kubeconfigs(*({"secretName": "x" * 236 + f"{index:04}"} for index in range(100))),
     "100 ServiceAccounts": grant(serviceAccounts=[{"name": name, "namespace": "a"} for name in numbered(100)]),
     "ServiceAccount as a subject": grant(subjects=[account("runner")]),
     "ServiceAccount with the core group": grant(subjects=[account("runner", apiGroup="")]),
@@ -166,6 +185,33 @@ ACCEPTED: dict[str, Grant] = {
 }
 
 REFUSED: dict[str, tuple[str, Grant]] = {
+    **{
+        f"kubeconfig {field} {wrong!r}": (
+            f"spec.serviceAccounts[0].kubeconfig.{field}",
+            with_kubeconfigs({"secretName": "a", field: wrong}),
+        )
+        for field, values in {
+            "secretName": ("", "A", "a_b", "a/b", "a" * 241, "-a", "a\n"),
+            "tokenLifetimeSeconds": (0, -600, 599, 365 * 86400 + 1, 600.5, "3600"),
+            "server": (
+                "",
+                "a",
+                "http://a",
+                "https://",
+                "https://a b",
+                "https://u:p@a",
+                "https://a?b",
+                "https://a#b",
+                "https://a:123456",
+                "https://a\n",
+                "HTTPS://a",
+                "https://" + "a" * 505,
+            ),
+        }.items()
+        for wrong in values
+    },
+    "kubeconfig without a Secret": ("spec.serviceAccounts[0].kubeconfig.secretName", with_kubeconfigs({})),
+    "one Secret for two kubeconfigs": ("spec.serviceAccounts", with_kubeconfigs({"secretName": "a"}, {"secretName": "a"})),
     "name of 64 characters": ("metadata.name", grant(name="a" * 64)),
     "no spec": ("spec", {"metadata": {"name": "a"}}),
     "spec is null": ("spec", {"metadata": {"name": "a"}, "spec": None}),
@@ -434,7 +480,14 @@ def test_both_refuse_and_name_the_field(field: str, refused: Grant, admit: Admit
 
 
 EVERY_FIELD = grant(
-    serviceAccounts=[{"name": "runner", "namespace": "default", "automountServiceAccountToken": False}],
+    serviceAccounts=[
+        {
+            "name": "runner",
+            "namespace": "default",
+            "automountServiceAccountToken": False,
+            "kubeconfig": {"secretName": "runner", "tokenLifetimeSeconds": 3600, "server": "https://api.example.com:6443"},
+        }
+    ],
     subjects=[account("a", apiGroup=""), user("jane", apiGroup=RBAC_GROUP)],
     namespaces=["default", "myvms"],
     namespaceSelector={
@@ -538,6 +591,10 @@ UNKNOWN: dict[str, tuple[str, Grant]] = {
     "machines in the singular": ("spec.role.virtualMachine", grant(role={"virtualMachine": ["web-1"]})),
     "machines in Python's spelling": ("spec.role.virtual_machines", grant(role={"virtual_machines": ["web-1"]})),
     "machines outside of the role": ("spec.virtualMachines", grant(virtualMachines=["web-1"])),
+    "lifetime of a kubeconfig": (
+        "spec.serviceAccounts[0].kubeconfig.tokenLifetime",
+        with_kubeconfigs({"secretName": "a", "tokenLifetime": "1h"}),
+    ),
     "a field beside spec": ("suspend", grant() | {"suspend": True}),
     **{
         f"further field of {dotted(path) or 'the object'}": (dotted((*path, "newer")), changed((*path, "newer"), {}))

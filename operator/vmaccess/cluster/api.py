@@ -65,6 +65,7 @@ SERVICE_ACCOUNTS = Resource("/api/v1", "serviceaccounts")
 ROLES = Resource("/apis/rbac.authorization.k8s.io/v1", "roles")
 ROLE_BINDINGS = Resource("/apis/rbac.authorization.k8s.io/v1", "rolebindings")
 CLUSTER_ROLES = Resource("/apis/rbac.authorization.k8s.io/v1", "clusterroles")
+SECRETS = Resource("/api/v1", "secrets")
 EVENTS = Resource("/apis/events.k8s.io/v1", "events")
 
 

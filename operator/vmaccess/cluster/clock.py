@@ -13,11 +13,13 @@ from functools import lru_cache
 from vmaccess.policy.times import Reading
 
 WINDOW = 300.0  # seconds; what was heard in this one and the last counts
+STEP = 1.0  # seconds by which the latest time may rise as it becomes known better
 SKEW_LIMIT = 5.0  # seconds by which two clocks may differ; a Date header has whole seconds
 
 
 class Clock:
-    """What time it is. `on_skew` is called when the clocks have come to differ, or to agree again.
+    """What time it is. `on_step` is called when it has become later than was known, `on_skew` when the two clocks have come to
+    differ, or to agree again.
 
     A Date header is the time at which the answer was sent, cut to the second: what it says, counted on from its arrival, is late
     by up to a second and never early. So the latest of all is the nearest to the truth. It also holds through a step back of the
@@ -26,6 +28,7 @@ class Clock:
     """
 
     def __init__(self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.on_step: Callable[[], None] = lambda: None
         self.on_skew: Callable[[], None] = lambda: None
         # Not the event loop's time, which stands still while a callback runs: an answer would seem to have come before its Date.
         self._wall, self._monotonic = wall, monotonic
@@ -49,10 +52,13 @@ class Clock:
         offset = server - now
         if self._latest is None:
             self._latest, self._earliest, self._window_began = offset, [offset, offset], now
+        stepped = offset > self._latest + STEP
         self._latest = max(self._latest, offset)
         self._turn(now, offset)
         self._earliest[0] = min(self._earliest[0], offset)
         self._compare(self._wall() - server)
+        if stepped:
+            self.on_step()
 
     @property
     def known(self) -> bool:

@@ -9,7 +9,18 @@ from typing import Any
 
 from vmaccess.cluster.api import Api, ApiError, Json
 from vmaccess.cluster.mirror import Mirror
-from vmaccess.policy.children import GRANT_LABEL, UID_LABEL, Child, Kind, OwnerId, PresetId, RoleContent, body, fields
+from vmaccess.policy.children import (
+    GRANT_LABEL,
+    UID_LABEL,
+    Child,
+    Kind,
+    OwnerId,
+    PresetId,
+    RoleContent,
+    body,
+    fields,
+    noted,
+)
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Create, Delete, Patch, Write
 
@@ -148,6 +159,8 @@ def _changes(step: Patch, *, insist: bool) -> Json:
         foreign = (GRANT_LABEL, UID_LABEL) if isinstance(step.marks, PresetId) else ()
         metadata["labels"] = step.marks.labels() | dict.fromkeys((*step.child.aggregates, *foreign))
         metadata["ownerReferences"] = step.marks.owner_references()
+    if step.content is not None and (notes := noted(step.content)):
+        metadata["annotations"] = notes
     content = fields(step.content) if step.content is not None else {}
     if isinstance(step.content, RoleContent) and step.child.kind is Kind.CLUSTER_ROLE:
         content["aggregationRule"] = None  # by it Kubernetes would replace the rules

@@ -47,6 +47,8 @@ class Level:
     path: tuple[str, ...]
     known: tuple[str, ...]
     listed: bool
+    inside: str = ""
+    """The field of the entries of a list that holds the object, where it is not the entry itself."""
 
     def variable(self) -> dict[str, str]:
         """The paths of the unknown fields: one list for each object that has any."""
@@ -70,27 +72,33 @@ class Level:
         if not self.path:
             return "[dyn(object)]"
         select = f"dyn(object).?{'.?'.join(self.path)}"
-        return f"{select}.orValue([])" if self.listed else f"[{select}.orValue({{}})]"
+        if not self.listed:
+            return f"[{select}.orValue({{}})]"
+        inner = f".filter(it, has(it.{self.inside})).map(it, it.{self.inside})" if self.inside else ""
+        return f"{select}.orValue([]){inner}"
 
     def _steps(self) -> tuple[str, ...]:
-        return (*self.path[:-1], f"{self.path[-1]}[]") if self.listed else self.path
+        steps = (*self.path[:-1], f"{self.path[-1]}[]") if self.listed else self.path
+        return (*steps, self.inside) if self.inside else steps
 
     def _variable(self) -> str:
-        return "_".join(self.path) or "grant"
+        return "_".join(filter(None, (*self.path, self.inside))) or "grant"
 
 
-def levels(schema: Schema, path: tuple[str, ...] = (), *, listed: bool = False) -> Iterator[Level]:
-    """Every place at which the API server keeps unknown fields. Raises TypeError at a list inside a list."""
+def levels(schema: Schema, path: tuple[str, ...] = (), *, listed: bool = False, inside: str = "") -> Iterator[Level]:
+    """Every place at which the API server keeps unknown fields. Raises TypeError where objects are further down in a list."""
     if schema.get(KEEPS_UNKNOWN):
-        yield Level(path, tuple(schema["properties"]), listed)
+        yield Level(path, tuple(schema["properties"]), listed, inside)
     for name, child in schema.get("properties", {}).items():
         deeper = (*path, name)
-        if listed and ("properties" in child or "properties" in child.get("items", {})):
-            raise TypeError(f"{'.'.join(deeper)}: objects below the entries of a list need an expression of their own")
-        if "items" in child:
+        if ("properties" in child.get("items", {}) and listed) or ("properties" in child and inside):
+            raise TypeError(f"{'.'.join(deeper)}: objects so far down in a list need an expression of their own")
+        if listed:
+            yield from levels(child, path, listed=True, inside=name)
+        elif "items" in child:
             yield from levels(child["items"], deeper, listed=True)
         else:
-            yield from levels(child, deeper, listed=listed)
+            yield from levels(child, deeper)
 
 
 def policy() -> dict[str, Any]:

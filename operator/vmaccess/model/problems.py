@@ -116,6 +116,12 @@ def _why(kind: str, value: Any, context: Mapping[str, Any]) -> str:
             return "is empty: give it a value or remove it"
         case "too_long":
             return f"has {context['actual_length']} entries: use at most {context['max_length']}"
+        case "int_type" | "int_from_float":
+            return f"must be a whole number, not {_kind(value)}"
+        case "greater_than_equal":
+            return f"is {value}: use at least {context['ge']}"
+        case "less_than_equal":
+            return f"is {value}: use at most {context['le']}"
         case "too_short":
             return "is empty: add an entry or remove the field"
         case _:

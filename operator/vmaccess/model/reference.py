@@ -40,9 +40,10 @@ A field that this version does not know, misspelt or of a later version, is neve
   so does one that only sets `suspend: true`.
 - **Should it be stored nevertheless** (no such policy on the cluster, or a grant written for a later version), the grant is
   `Stalled`, reason `InvalidSpec`, and the message names the field and the nearest known one. Nothing is given, and what was
-  given before stays, except for what the rest of the spec takes away for certain: `suspend: true`, an entry of
-  `excludeNamespaces`, and a namespace that is no longer selected. The last does not count when the unknown field is in
-  `namespaceSelector`, or looks like `namespaces` or `namespaceSelector` misspelt: then it is not known what is selected.
+  given before stays, except for what the rest of the spec takes away for certain: `suspend: true`, `expirationTime`,
+  `notBeforeTime`, an entry of `excludeNamespaces`, and a namespace that is no longer selected. The last does not count when the
+  unknown field is in `namespaceSelector`, or looks like `namespaces` or `namespaceSelector` misspelt: then it is not known what
+  is selected.
 """
 
 

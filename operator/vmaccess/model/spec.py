@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, StrictInt
 
 from vmaccess.model.moments import Time, read_time
 from vmaccess.model.names import (
@@ -18,6 +18,7 @@ from vmaccess.model.names import (
     IN_WORDS,
     LABEL_KEY,
     ROLE_NAME,
+    SERVER,
     LabelKey,
     LabelValue,
     NamespaceGlob,
@@ -43,6 +44,29 @@ SERVICE_ACCOUNT_AS_USER = (
 )
 
 
+MIN_LIFETIME = 600  # seconds; the TokenRequest API takes no less, kubernetes pkg/apis/authentication/validation
+MAX_LIFETIME = 365 * 24 * 3600
+DEFAULT_LIFETIME = 3600
+
+
+class Kubeconfig(Model):
+    """A kubeconfig for a pipeline or a tool outside of the cluster, kept in a Secret."""
+
+    # Beside it there are two of this name and `-token-a` or `-token-b`.
+    secret_name: Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=240)] = Field(
+        description="Name of the Secret, in the namespace of the ServiceAccount. One that exists already is never touched. Its "
+        "key `kubeconfig` holds the kubeconfig."
+    )
+    token_lifetime_seconds: Annotated[StrictInt, Field(ge=MIN_LIFETIME, le=MAX_LIFETIME)] | None = Field(
+        None,
+        description="For how long its token is valid, 3600 when absent; the API server may allow less. It is renewed when 80 % "
+        "of that are over.",
+    )
+    server: Annotated[str, Field(pattern=SERVER, min_length=1, max_length=512)] | None = Field(
+        None, description="Address of the API server for whoever uses it; the operator's setting when absent."
+    )
+
+
 class ServiceAccount(Model):
     """A ServiceAccount that the grant creates, owns and removes; one that exists already is never taken over."""
 
@@ -61,6 +85,11 @@ class ServiceAccount(Model):
     namespace: NamespaceName = Field(description="Namespace in which it is created. It need not be a granted one.")
     automount_service_account_token: StrictBool | None = Field(
         None, description="Whether pods that run as this ServiceAccount get its token mounted. False when absent."
+    )
+    kubeconfig: Kubeconfig | None = Field(
+        None,
+        description="Has the operator keep a kubeconfig of this ServiceAccount in a Secret. It needs rights that it has not "
+        "unless they are given for this namespace.",
     )
 
 
@@ -325,6 +354,11 @@ class Role(Model):
     )
 
 
+def _have_secrets_of_their_own(accounts: tuple[ServiceAccount, ...]) -> bool:
+    secrets = [(each.namespace, each.kubeconfig.secret_name) for each in accounts if each.kubeconfig is not None]
+    return len(set(secrets)) == len(secrets)
+
+
 def _begins_before_it_ends(not_before: str | None, expiration: str | None) -> bool:
     begin, end = (read_time(text) if text is not None else None for text in (not_before, expiration))
     return begin is None or end is None or begin < end
@@ -343,6 +377,14 @@ class Spec(Model):
             cel="has(self.namespaces) && size(self.namespaces) > 0 || has(self.namespaceSelector)",
             holds=lambda it: bool(it.namespaces) or it.namespace_selector is not None,
             message="no namespace is named: add at least one entry to namespaces, or a namespaceSelector",
+        ),
+        Rule(
+            cel="!has(self.serviceAccounts) || self.serviceAccounts.all(a, !has(a.kubeconfig)"
+            " || self.serviceAccounts.exists_one(b, has(b.kubeconfig)"
+            " && b.__namespace__ == a.__namespace__ && b.kubeconfig.secretName == a.kubeconfig.secretName))",
+            holds=lambda it: _have_secrets_of_their_own(it.service_accounts or ()),
+            message="two kubeconfigs cannot share a Secret: give each a secretName of its own",
+            field="serviceAccounts",
         ),
         Rule(
             cel="!has(self.notBeforeTime) || !has(self.expirationTime)"

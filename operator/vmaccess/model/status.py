@@ -78,6 +78,9 @@ class ServiceAccountStatus(Reported):
 
     namespace: Name = Field(description="Namespace of the ServiceAccount.")
     name: Name = Field(description="Name of the ServiceAccount.")
+    kubeconfig_expiration_time: Moment | None = Field(
+        None, description="When the token in its kubeconfig expires; it is renewed long before."
+    )
 
 
 class RoleStatus(Reported):

@@ -26,6 +26,10 @@ API_VERSION = f"{GROUP}/{VERSION}"
 MANAGED_BY_LABEL, MANAGED_BY = "app.kubernetes.io/managed-by", "vmaccess"
 GRANT_LABEL, UID_LABEL, PRESET_LABEL = f"{GROUP}/grant", f"{GROUP}/grant-uid", f"{GROUP}/preset"
 NAME_PREFIX = "vmaccess:"
+KUBECONFIGS = (
+    f"{GROUP}/kubeconfigs"  # annotation of a ServiceAccount: names of the Secrets that hold, or may hold, its kubeconfig
+)
+ROTATE = f"{GROUP}/rotate"  # annotation of a grant; on a Secret that a token is bound to, what it was when that was made
 AGGREGATE_PREFIX = "rbac.authorization.k8s.io/aggregate-to-"
 
 
@@ -141,9 +145,14 @@ def service_account_subject(namespace: str, name: str) -> Subject:
 
 @dataclass(frozen=True, slots=True)
 class AccountContent:
-    """What a ServiceAccount of ours says. `automount` is None where it is left to Kubernetes' default, true."""
+    """What a ServiceAccount of ours says. `automount` is None where it is left to Kubernetes' default, true.
+
+    `kubeconfigs` are the names of Secrets that hold its kubeconfig or may do so: written down before the first of them is made,
+    so that none is ever forgotten.
+    """
 
     automount: bool | None
+    kubeconfigs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +306,7 @@ class Child:
         )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _related(name: str, role: str = "", *marks: str) -> frozenset[str]:
     """Names of grants, by names that we give and by marks; anybody can write anything into a label or an ownerReference."""
     given = (each.removeprefix(NAME_PREFIX).split(":", 1)[0] for each in (name, role) if each.startswith(NAME_PREFIX))
@@ -306,7 +315,7 @@ def _related(name: str, role: str = "", *marks: str) -> frozenset[str]:
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def shared(value: T) -> T:
     """The first of equal values: a thousand Roles of one grant hold one tuple of rules."""
     return value
@@ -333,7 +342,7 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
         label_grant=shared(labels.get(GRANT_LABEL, "")),
         label_uid=shared(labels.get(UID_LABEL, "")),
         owners=_owners(orjson.dumps(owners)) if (owners := meta.get("ownerReferences")) else (),
-        content=_content(kind, orjson.dumps([raw.get(field) for field in _FIELDS[kind]])),
+        content=_content(kind, orjson.dumps([*(raw.get(field) for field in _FIELDS[kind]), *_notes(kind, meta)])),
         label_preset=labels.get(PRESET_LABEL, ""),
         aggregates=_aggregates(labels) if kind is Kind.CLUSTER_ROLE else (),
         remembered=_remembered(known, meta["uid"]),
@@ -341,6 +350,11 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
     if kind in (Kind.SERVICE_ACCOUNT, Kind.CLUSTER_ROLE) or child.relates_to():
         return child
     return None
+
+
+def _notes(kind: Kind, meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Annotations that are part of the content."""
+    return ((meta.get("annotations") or {}).get(KUBECONFIGS, ""),) if kind is Kind.SERVICE_ACCOUNT else ()
 
 
 def _aggregates(labels: Mapping[str, str]) -> tuple[str, ...]:
@@ -359,13 +373,13 @@ def _remembered(known: Child | None, uid: str) -> OwnerId | None:
     return shared(mark) if mark is not None else None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _owners(text: bytes) -> tuple[Owner, ...]:
     """Read ownerReferences. By their text, because those of a thousand children are the same, and to read it anew costs more."""
     return tuple(map(_owner, orjson.loads(text)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _content(kind: Kind, text: bytes) -> Content:
     """Read the fields of `_FIELDS`, by their text for the same reason."""
     return _CONTENT[kind](*orjson.loads(text))
@@ -383,8 +397,10 @@ def _owner(raw: Mapping[str, Any]) -> Owner:
     )
 
 
-def _account(automount: bool | None) -> Content:  # noqa: FBT001 - a field of the API
-    return AccountContent(automount)
+def _account(automount: bool | None, kubeconfigs: str) -> Content:  # noqa: FBT001 - a field of the API
+    return AccountContent(
+        automount, tuple(sorted({name for name in kubeconfigs.split(",") if re.fullmatch(DNS_SUBDOMAIN, name)}))
+    )
 
 
 def _role(raw: Iterable[Mapping[str, Any]] | None, aggregation: Json | None = None) -> Content:
@@ -430,15 +446,23 @@ def body(kind: Kind, owner: OwnerId, namespace: str, name: str, content: Content
             **({"namespace": namespace} if namespace else {}),
             "labels": owner.labels(),
             "ownerReferences": owner.owner_references(),
+            **({"annotations": notes} if any((notes := noted(content)).values()) else {}),
         },
         **fields(content),
     }
 
 
+def noted(content: Content) -> dict[str, str | None]:
+    """The part of a content that stands in annotations; None removes one."""
+    if not isinstance(content, AccountContent):
+        return {}
+    return {KUBECONFIGS: ",".join(content.kubeconfigs) or None}
+
+
 def fields(content: Content) -> Json:
     """The part of the object beside its metadata."""
     match content:
-        case AccountContent(automount):
+        case AccountContent(automount=automount):
             return {"automountServiceAccountToken": automount}
         case RoleContent(rules=rules):
             return {"rules": rbac.render(rules)}

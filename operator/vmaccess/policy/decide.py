@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from vmaccess.model.problems import Problems
 from vmaccess.policy.access import Access, ClusterRoles, grant_step, hold_step, remove_step, withdraw_step
 from vmaccess.policy.accounts import account_step, remove_account_step
-from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, Subjects, Whose, service_account_subject
+from vmaccess.policy.children import (
+    AccountContent,
+    BindingContent,
+    Child,
+    GrantId,
+    Kind,
+    Subjects,
+    Whose,
+    service_account_subject,
+)
 from vmaccess.policy.cluster_role import Bindings, hold_own_role_step, own_role_step, revoke_own_role_step
 from vmaccess.policy.grant import Give, Grant, Hold, Intent, Leave, Take
 from vmaccess.policy.namespaces import Globs, Namespace, Place
@@ -159,7 +168,10 @@ def decide_account(
         )
     if namespace.terminating:
         return _refusal(Refused(Reason.NAMESPACE_NOT_FOUND, f"ServiceAccount {name!r}: namespace {place!r} is being deleted"))
-    return _towards(account_step(grant.id, place, name, bool(listed.automount_service_account_token), observed, alive))
+    kubeconfig = listed.kubeconfig if isinstance(intent, Give) else None
+    kubeconfigs = (kubeconfig.secret_name,) if kubeconfig is not None else ()
+    wanted = AccountContent(bool(listed.automount_service_account_token), kubeconfigs)
+    return _towards(account_step(grant.id, place, name, wanted, observed, alive))
 
 
 def bound_accounts(grant: Grant, protected: Globs, observed: Callable[[str, str], Child | None]) -> Subjects:

@@ -14,7 +14,7 @@ from vmaccess.model.grant import Withdrawals, read_spec, withdrawals
 from vmaccess.model.problems import Problems
 from vmaccess.model.spec import RBAC_GROUP, ServiceAccount, Spec
 from vmaccess.policy import rules as rbac
-from vmaccess.policy.children import GrantId, Subject, Subjects
+from vmaccess.policy.children import ROTATE, GrantId, Subject, Subjects
 from vmaccess.policy.entries import InvalidRole
 from vmaccess.policy.kubevirt import DEFAULT_BASE
 from vmaccess.policy.reasons import Reason, Warned
@@ -36,7 +36,8 @@ class Deletion(Enum):
 class Grant:
     """One VMAccessGrant, read once for every version of it that the watch brings.
 
-    `accounts` are the listed ServiceAccounts by namespace and name; none where the spec cannot be read.
+    `accounts` are the listed ServiceAccounts by namespace and name; none where the spec cannot be read. `rotation` is any text:
+    with another one its kubeconfigs get other tokens.
     """
 
     id: GrantId
@@ -47,6 +48,7 @@ class Grant:
     limits: Withdrawals
     accounts: Mapping[tuple[str, str], ServiceAccount]
     status: Mapping[str, Any]
+    rotation: str = ""
 
     @property
     def uid(self) -> str:
@@ -76,6 +78,7 @@ def read_grant(raw: Mapping[str, Any], known: Grant | None) -> Grant:
         limits=known.limits if known is not None and unchanged else withdrawals(raw),
         accounts=known.accounts if known is not None and unchanged else _accounts(spec),
         status=raw.get("status") or {},
+        rotation=(meta.get("annotations") or {}).get(ROTATE, ""),
     )
 
 

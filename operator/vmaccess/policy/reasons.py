@@ -46,6 +46,8 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     PROTECTED_NAMESPACE = "ProtectedNamespace"
     ESCALATION = "Escalation"
+    KUBECONFIG_FORBIDDEN = "KubeconfigForbidden"
+    SERVER_UNKNOWN = "ServerUnknown"
 
     REVOCATION_FAILED = "RevocationFailed"
     BASE_ROLE_NOT_FOUND = "BaseRoleNotFound"
@@ -55,4 +57,12 @@ class Reason(StrEnum):
 
 
 # What only a person can cure, the gravest first; everything else that fails may pass by itself.
-STALLING = (Reason.INVALID_SPEC, Reason.ROLE_EMPTY, Reason.ESCALATION, Reason.NAME_CONFLICT, Reason.PROTECTED_NAMESPACE)
+STALLING = (
+    Reason.INVALID_SPEC,
+    Reason.ROLE_EMPTY,
+    Reason.ESCALATION,
+    Reason.NAME_CONFLICT,
+    Reason.PROTECTED_NAMESPACE,
+    Reason.KUBECONFIG_FORBIDDEN,
+    Reason.SERVER_UNKNOWN,
+)

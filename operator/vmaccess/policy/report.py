@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
@@ -92,6 +93,7 @@ class Facts:
     `cluster_roles` tells what has come of the ClusterRole behind the bindings, its own or a shared one.
     `bound` is the number of namespaces in which a RoleBinding of the grant exists, `owned` the ServiceAccounts that are its own.
     `base` are the rules of the base role, `before` those that the status was last written for, where they are known.
+    `kubeconfigs` tells what has come of those of ServiceAccounts, `tokens` when the tokens in them expire.
     `ends_soon` and `skewed` tell of the time that is left and of the operator's clock.
     """
 
@@ -101,6 +103,8 @@ class Facts:
     bound: int
     owned: tuple[ScopedName, ...]
     cluster_roles: tuple[Outcome, ...] = ()
+    kubeconfigs: Mapping[ScopedName, Outcome] = field(default_factory=dict)
+    tokens: Mapping[ScopedName, datetime] = field(default_factory=dict)
     base: Rules | None = None
     before: Rules | None = None
     phase: Phase = Phase.DURING
@@ -110,7 +114,8 @@ class Facts:
     @property
     def moving(self) -> bool:
         """Whether something is being worked on."""
-        return any(outcome.moving for outcome in (*self.namespaces.values(), *self.accounts.values(), *self.cluster_roles))
+        parts = (self.namespaces.values(), self.accounts.values(), self.kubeconfigs.values(), self.cluster_roles)
+        return any(outcome.moving for part in parts for outcome in part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,12 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
         ),
         failures=tuple(failures[:MAX_FAILURES]) or None,
         service_accounts=tuple(
-            ServiceAccountStatus(namespace=namespace, name=name) for namespace, name in sorted(facts.owned)[:MAX_SERVICE_ACCOUNTS]
+            ServiceAccountStatus(
+                namespace=namespace,
+                name=name,
+                kubeconfig_expiration_time=in_words(expires) if (expires := facts.tokens.get((namespace, name))) else None,
+            )
+            for namespace, name in sorted(facts.owned)[:MAX_SERVICE_ACCOUNTS]
         )
         or None,
         role=_role(grant, facts),
@@ -168,7 +178,7 @@ def _failures(facts: Facts) -> Iterable[Failure]:
     for namespace, outcome in facts.namespaces.items():
         if outcome.reason is not None:
             yield Failure(namespace=namespace, reason=outcome.reason, message=outcome.message)
-    for (namespace, _), outcome in facts.accounts.items():
+    for (namespace, _), outcome in (*facts.accounts.items(), *facts.kubeconfigs.items()):
         if outcome.reason is not None:
             yield Failure(namespace=namespace, reason=outcome.reason, message=outcome.message)
 

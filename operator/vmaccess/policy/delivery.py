@@ -1,0 +1,253 @@
+"""The next request for the kubeconfig of one ServiceAccount that the operator keeps in a Secret.
+
+There are three Secrets: the one that is asked for, with the kubeconfig, and beside it two, in turn, that its tokens are bound to.
+What is there says all: a token names the Secret that it is bound to, so that after a death between any two requests the next
+process finds which of the two is in use, and that the other is not.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from vmaccess.model.spec import MIN_LIFETIME
+from vmaccess.policy.children import GROUP, ROTATE, GrantId
+from vmaccess.policy.credentials import ACCOUNT, EXPIRES, Route, credential_body, is_managed
+from vmaccess.policy.kubeconfig import ClusterEntry, kubeconfig
+from vmaccess.policy.reasons import Reason
+from vmaccess.policy.steps import Refused
+from vmaccess.policy.times import in_words
+
+KEY = "kubeconfig"  # in the data of the Secret
+LIFETIME = f"{GROUP}/lifetime-seconds"  # annotation of a Secret that a token is bound to: what was asked for
+RENEWED_AT = 0.8  # of a token's life
+SLACK = 5.0  # seconds that do not matter
+TOKEN = re.compile(r"^    token: ([A-Za-z0-9_.-]{1,16384})$", re.MULTILINE)
+
+
+def slots(secret: str) -> tuple[str, str]:
+    """Names of the two Secrets that the tokens of a kubeconfig are bound to, in turn."""
+    return f"{secret}-token-a", f"{secret}-token-b"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a token says of itself; whether it is genuine only the API server knows. Times are seconds since 1970."""
+
+    value: str
+    secret_uid: str
+    account_uid: str
+    issued: float
+    expires: float
+
+    @property
+    def renewal(self) -> float:
+        """When it is to be replaced."""
+        return self.issued + RENEWED_AT * (self.expires - self.issued)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One of the three Secrets as it was read. `text` is the kubeconfig, empty in the other two; `expires` is 0 where it is not
+    known, `asked` is the lifetime in seconds that was asked for.
+    """
+
+    name: str
+    uid: str
+    version: int
+    ours: bool
+    text: str
+    rotation: str
+    expires: float
+    asked: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted for one ServiceAccount. `ends` is when the grant does, in seconds since 1970; `rotation` is any text: with
+    another one another token is wanted.
+    """
+
+    grant: GrantId
+    namespace: str
+    account: str
+    account_uid: str
+    secret: str
+    lifetime: float
+    ends: float
+    cluster: ClusterEntry
+    context_namespace: str
+    rotation: str
+
+    def text(self, token: str) -> str:
+        """The kubeconfig with this token."""
+        user = f"{self.namespace}/{self.account}"
+        whole = kubeconfig(self.cluster, self.grant.name, user, {"token": token}, self.context_namespace)
+        return yaml.safe_dump(whole, sort_keys=False, width=math.inf)
+
+    def slot_body(self, name: str, lifetime: float, now: float) -> dict[str, Any]:
+        """The Secret that the next token is to be bound to."""
+        issued, expires = (in_words(datetime.fromtimestamp(time, UTC)) for time in (now, now + lifetime))
+        credential = hashlib.sha256(f"{self.namespace}/{name}".encode()).hexdigest()[:8]
+        body = credential_body(self.grant, name, credential, self.account, Route.OPERATOR, issued, expires)
+        body["metadata"]["annotations"] |= {LIFETIME: str(int(lifetime)), ROTATE: self.rotation}
+        return body
+
+    def body(self, token: str) -> dict[str, Any]:
+        """The Secret with the kubeconfig."""
+        body = credential_body(self.grant, self.secret, "", self.account, Route.OPERATOR, "", "")
+        return body | {
+            "metadata": body["metadata"] | {"labels": self.grant.labels(), "annotations": {ACCOUNT: self.account}},
+            "type": "Opaque",
+            **self.data(token),
+        }
+
+    def data(self, token: str) -> dict[str, Any]:
+        """The part of it that changes."""
+        return {"data": {KEY: base64.b64encode(self.text(token).encode()).decode()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """Make a Secret of this name, ask for a token that is bound to it, and put it into the kubeconfig."""
+
+    slot: str
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """The token may stay, and what is around it is not as it should be."""
+
+    stored: Secret
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Delete a Secret, and with it the tokens that are bound to it."""
+
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing to do until then, in seconds since 1970. `token` is the one in use, None where there is none any more."""
+
+    until: float
+    token: Token | None
+
+
+Step = Issue | Rewrite | Drop | Rest | Refused
+
+
+def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | None], now: float) -> Step:
+    """The next step, given the Secret with the kubeconfig and the two (of `slots`, in their order), None where there is none."""
+    for each in (stored, *bound):
+        if each is not None and not each.ours:
+            return Refused(
+                Reason.NAME_CONFLICT,
+                f"Secret {wish.namespace}/{each.name} exists and is not this grant's: it is not touched; choose another "
+                f"kubeconfig.secretName, or delete it",
+            )
+    token = read_token(stored.text) if stored is not None else None
+    current = next((slot for slot in bound if slot is not None and token is not None and slot.uid == token.secret_uid), None)
+    others = [slot for slot in bound if slot is not None and slot is not current]
+    if stored is not None and token is not None and current is not None and not _is_due(wish, token, current, now):
+        if stored.text != wish.text(token.value):
+            return Rewrite(stored, token)
+        if over := [slot for slot in others if slot.expires <= now or slot.rotation != wish.rotation]:
+            return Drop(over[0])
+        return Rest(min(token.renewal, *(slot.expires for slot in others), wish.ends), token)
+    if wish.ends - now < MIN_LIFETIME:
+        return Rest(
+            wish.ends, token if current is not None else None
+        )  # none so short can be had, and the end takes away all of it
+    if others:
+        return Drop(others[0])  # older than the one in use, or never used
+    free = next(name for name in slots(wish.secret) if current is None or name != current.name)
+    return Issue(free, min(wish.lifetime, wish.ends - now))
+
+
+def removal_step(stored: Secret | None, bound: Sequence[Secret | None]) -> Drop | None:
+    """The next Secret to delete of a kubeconfig that is not wanted any more: first those by which tokens die. None when all are
+    gone; what is not ours stays.
+    """
+    return next((Drop(each) for each in (*bound, stored) if each is not None and each.ours), None)
+
+
+def _is_due(wish: Wish, token: Token, slot: Secret, now: float) -> bool:
+    """Whether a token is to be replaced. By what was asked for, not by what was given: else a server that gives more would be
+    asked for ever.
+    """
+    return (
+        token.account_uid != wish.account_uid
+        or slot.rotation != wish.rotation
+        or token.renewal <= now
+        or slot.asked > wish.lifetime + SLACK
+        or token.issued + slot.asked > wish.ends + SLACK
+    )
+
+
+def read_token(text: str) -> Token | None:
+    """The token in a kubeconfig that we wrote. The text is searched, not parsed: somebody may have put anything there."""
+    found = TOKEN.search(text)
+    return parse_token(found[1]) if found is not None else None
+
+
+def parse_token(value: str) -> Token | None:
+    """What a ServiceAccount's token says of itself; None where it is none, or bound to no Secret."""
+    try:
+        payload = value.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        kubernetes = claims["kubernetes.io"]
+        return Token(
+            value, kubernetes["secret"]["uid"], kubernetes["serviceaccount"]["uid"], float(claims["iat"]), float(claims["exp"])
+        )
+    except (ValueError, LookupError, TypeError, binascii.Error, RecursionError):
+        return None
+
+
+def read_secret(raw: Mapping[str, Any], grant: GrantId) -> Secret:
+    """One of the three as the API server answers. It is ours by both marks: by one alone anybody could make us touch his."""
+    meta = raw["metadata"]
+    labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
+    owned = any(reference.get("uid") == grant.uid for reference in meta.get("ownerReferences") or ())
+    return Secret(
+        name=meta["name"],
+        uid=meta["uid"],
+        version=int(meta["resourceVersion"]),
+        ours=owned and is_managed(labels, grant),
+        text=_decoded((raw.get("data") or {}).get(KEY, "")),
+        rotation=notes.get(ROTATE, ""),
+        expires=_seconds(notes.get(EXPIRES, "")),
+        asked=_number(notes.get(LIFETIME, "")),
+    )
+
+
+def _decoded(data: str) -> str:
+    try:
+        return base64.b64decode(data).decode()
+    except (ValueError, binascii.Error):
+        return ""
+
+
+def _seconds(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _number(text: str) -> float:
+    return float(text) if text.isdecimal() and len(text) < 16 else math.inf
