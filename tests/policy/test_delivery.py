@@ -1,0 +1,225 @@
+"""What is done next about a kubeconfig, whatever is found."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vmaccess.policy.children import GrantId
+from vmaccess.policy.credentials import read_credential
+from vmaccess.policy.delivery import (
+    LIFETIME,
+    ROTATE,
+    Drop,
+    Issue,
+    Rest,
+    Rewrite,
+    Secret,
+    Token,
+    Wish,
+    delivery_step,
+    parse_token,
+    read_secret,
+    read_token,
+    removal_step,
+    slots,
+)
+from vmaccess.policy.kubeconfig import ClusterEntry
+from vmaccess.policy.reasons import Reason
+from vmaccess.policy.steps import Refused
+
+NOW = 1_800_000_000.0
+GRANT = GrantId("g", "grant-uid")
+WISH = Wish(GRANT, "ns", "sa", "sa-uid", "kc", 1000.0, math.inf, ClusterEntry("kubernetes", "https://a", b"PEM"), "ns", "")
+A, B = slots("kc")
+
+
+def jwt(secret_uid: str = "a-uid", *, issued: float = NOW, life: float = 1000.0, account_uid: str = "sa-uid") -> str:
+    """A token with these claims, signed by nobody."""
+    claims = {
+        "iat": int(issued),
+        "exp": int(issued + life),
+        "kubernetes.io": {"secret": {"uid": secret_uid}, "serviceaccount": {"uid": account_uid}},
+    }
+    return ".".join(
+        base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (b"{}", json.dumps(claims).encode(), b"signed")
+    )
+
+
+def stored(token: str = "", *, wish: Wish = WISH, ours: bool = True) -> Secret:
+    """The Secret with the kubeconfig."""
+    return Secret("kc", "kc-uid", 1, ours, wish.text(token or jwt()), "", 0.0, math.inf)
+
+
+def slot(
+    name: str, uid: str, *, expires: float = NOW + 1000, ours: bool = True, rotation: str = "", asked: float = 1000.0
+) -> Secret:
+    """A Secret that a token is bound to."""
+    return Secret(name, uid, 1, ours, "", rotation, expires, asked)
+
+
+IN_USE = slot(A, "a-uid")
+
+
+def test_where_nothing_is_a_token_is_issued() -> None:
+    assert delivery_step(WISH, None, (None, None), NOW) == Issue(A, 1000.0)
+
+
+def test_what_is_as_it_should_be_rests_until_four_fifths_of_its_life() -> None:
+    step = delivery_step(WISH, stored(), (IN_USE, None), NOW + 10)
+    assert isinstance(step, Rest)
+    assert step.until == NOW + 800
+    assert step.token is not None
+
+
+def test_it_is_renewed_then_with_the_other_secret_and_the_old_one_stays_until_its_end() -> None:
+    assert delivery_step(WISH, stored(), (IN_USE, None), NOW + 800) == Issue(B, 1000.0)
+    newer, other = stored(jwt("b-uid", issued=NOW + 800)), slot(B, "b-uid", expires=NOW + 1800)
+    step = delivery_step(WISH, newer, (IN_USE, other), NOW + 801)
+    assert isinstance(step, Rest)
+    assert step.until == NOW + 1000
+    assert delivery_step(WISH, newer, (IN_USE, other), NOW + 1000) == Drop(IN_USE)
+
+
+@pytest.mark.parametrize(
+    ("wish", "in_use"),
+    [
+        (replace(WISH, rotation="again"), IN_USE),
+        (replace(WISH, lifetime=700.0), IN_USE),
+        (replace(WISH, ends=NOW + 900), IN_USE),
+        (replace(WISH, account_uid="another"), IN_USE),
+        (WISH, slot(A, "a-uid", rotation="of an annotation that is gone")),
+        (WISH, slot(A, "a-uid", asked=math.inf)),
+    ],
+    ids=["rotated", "shorter", "ends sooner", "another account", "rotated back", "unknown lifetime"],
+)
+def test_a_token_that_is_not_what_is_wanted_is_replaced(wish: Wish, in_use: Secret) -> None:
+    step = delivery_step(wish, stored(wish=wish), (in_use, None), NOW + 10)
+    assert isinstance(step, Issue)
+    assert step.slot == B
+    assert step.lifetime == min(wish.lifetime, wish.ends - NOW - 10)
+
+
+def test_after_a_rotation_the_old_token_goes_at_once() -> None:
+    rotated = replace(WISH, rotation="again")
+    new = slot(B, "b-uid", rotation="again")
+    assert delivery_step(rotated, stored(jwt("b-uid")), (IN_USE, new), NOW + 10) == Drop(IN_USE)
+
+
+def test_a_server_that_gives_longer_than_asked_is_not_asked_for_ever() -> None:
+    step = delivery_step(WISH, stored(jwt(life=7200)), (slot(A, "a-uid", expires=NOW + 7200), None), NOW + 10)
+    assert isinstance(step, Rest)
+
+
+def test_a_token_does_not_outlive_the_grant_and_its_last_minutes_have_none() -> None:
+    ends = replace(WISH, ends=NOW + 700)
+    assert delivery_step(ends, None, (None, None), NOW) == Issue(A, 700.0)
+    assert delivery_step(ends, None, (None, None), NOW + 101) == Rest(NOW + 700, None)
+    kept = delivery_step(replace(WISH, ends=NOW + 1000), stored(), (IN_USE, None), NOW + 850)
+    assert kept == Rest(NOW + 1000, parse_token(jwt()))
+
+
+@pytest.mark.parametrize(
+    ("text", "bound", "expected"),
+    [
+        ("", (IN_USE, None), Drop(IN_USE)),
+        ("nothing", (IN_USE, slot(B, "b-uid")), Drop(IN_USE)),
+        (WISH.text(jwt("b-uid")), (IN_USE, None), Drop(IN_USE)),
+        (WISH.text(jwt("gone")), (None, None), Issue(A, 1000.0)),
+        (WISH.text("abc.def.ghi"), (None, None), Issue(A, 1000.0)),
+    ],
+    ids=["made and not delivered", "overwritten", "the other is in use, and gone", "both gone", "no token"],
+)
+def test_what_a_death_or_somebody_else_has_left_is_found(text: str, bound: tuple[Secret | None, ...], expected: object) -> None:
+    found = replace(stored(), text=text) if text else None
+    assert delivery_step(WISH, found, bound, NOW + 10) == expected
+
+
+def test_what_is_around_the_token_is_put_right_with_the_same_token() -> None:
+    moved = replace(WISH, cluster=ClusterEntry("kubernetes", "https://b", b"PEM"))
+    found = stored()
+    step = delivery_step(moved, found, (IN_USE, None), NOW + 10)
+    assert step == Rewrite(found, parse_token(jwt()))  # type: ignore[arg-type]
+    assert "https://b" in moved.text(jwt())
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_secret_of_somebody_else_stops_everything(which: int) -> None:
+    found: list[Secret | None] = [stored(), IN_USE, None]
+    found[which] = replace(found[which] or slot(B, "b-uid"), ours=False)
+    step = delivery_step(WISH, found[0], found[1:], NOW)
+    assert isinstance(step, Refused)
+    assert step.reason is Reason.NAME_CONFLICT
+
+
+def test_the_end_of_it_begins_with_what_tokens_die_by_and_leaves_what_is_not_ours() -> None:
+    other = slot(B, "b-uid", ours=False)
+    assert removal_step(stored(), (IN_USE, other)) == Drop(IN_USE)
+    assert removal_step(stored(), (None, other)) == Drop(stored())
+    assert removal_step(stored(ours=False), (None, other)) is None
+    assert removal_step(None, (None, None)) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "a",
+        "a.b",
+        "a.b.c",
+        "a.e30.c",
+        "a." + base64.urlsafe_b64encode(b"[" * 9000).decode() + ".c",
+        "a.W10.c",
+        "a.bnVsbA.c",
+        "ü.ü.ü",
+    ],
+)
+def test_what_is_no_token_is_none(value: str) -> None:
+    assert parse_token(value) is None
+
+
+def test_a_token_that_is_bound_to_nothing_is_none() -> None:
+    claims = {"iat": 1, "exp": 2, "kubernetes.io": {"serviceaccount": {"uid": "x"}}}
+    assert parse_token("a." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode() + ".c") is None
+
+
+def test_a_kubeconfig_gives_its_token_back() -> None:
+    token = read_token(WISH.text(jwt()))
+    assert token == Token(jwt(), "a-uid", "sa-uid", NOW, NOW + 1000)
+    assert read_token("users:\n- user:\n    token: " + "x" * 100_000) is None
+
+
+def raw(body: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    """A Secret as the API server would answer."""
+    return body | {"metadata": body["metadata"] | {"uid": "u", "resourceVersion": "7", "namespace": "ns"} | metadata}
+
+
+def test_what_is_written_is_read_back() -> None:
+    read = read_secret(raw(WISH.body(jwt())), GRANT)
+    assert (read.ours, read.text) == (True, WISH.text(jwt()))
+    body = replace(WISH, rotation="r").slot_body(B, 700.0, NOW)
+    bound = read_secret(raw(body), GRANT)
+    assert (bound.ours, bound.expires, bound.asked, bound.rotation, bound.text) == (True, NOW + 700, 700.0, "r", "")
+    told = read_credential(raw(body))
+    assert (told.account, told.route, told.secret) == ("sa", "operator", B)
+    assert len(told.id) == 8
+
+
+@pytest.mark.parametrize("missing", ["labels", "ownerReferences"])
+def test_one_mark_alone_makes_a_secret_nobodys(missing: str) -> None:
+    body = WISH.slot_body(A, 700.0, NOW)
+    assert not read_secret(raw(body, **{missing: None}), GRANT).ours
+    assert not read_secret(raw(body), GrantId("g", "another")).ours
+
+
+@pytest.mark.parametrize("notes", [{}, {LIFETIME: "x", ROTATE: "", "vmaccess.dev/expires": "x"}, {LIFETIME: "9" * 400}])
+def test_notes_of_somebody_else_are_no_error(notes: dict[str, str]) -> None:
+    body = raw(WISH.slot_body(A, 700.0, NOW), annotations=notes) | {"data": {"kubeconfig": "%"}}
+    read = read_secret(body, GRANT)
+    assert (read.expires, read.text) == (0.0, "")
+    assert read.asked == math.inf
