@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from vmaccess.policy.children import GrantId
+from vmaccess.policy.children import ROTATE, GrantId
 from vmaccess.policy.credentials import read_credential
 from vmaccess.policy.delivery import (
     LIFETIME,
-    ROTATE,
     Drop,
     Issue,
     Rest,
@@ -39,12 +38,12 @@ WISH = Wish(GRANT, "ns", "sa", "sa-uid", "kc", 1000.0, math.inf, ClusterEntry("k
 A, B = slots("kc")
 
 
-def jwt(secret_uid: str = "a-uid", *, issued: float = NOW, life: float = 1000.0, account_uid: str = "sa-uid") -> str:
+def jwt(bound_to: str = "a-uid", *, issued: float = NOW, life: float = 1000.0, account_uid: str = "sa-uid") -> str:
     """A token with these claims, signed by nobody."""
     claims = {
         "iat": int(issued),
         "exp": int(issued + life),
-        "kubernetes.io": {"secret": {"uid": secret_uid}, "serviceaccount": {"uid": account_uid}},
+        "kubernetes.io": {"secret": {"uid": bound_to}, "serviceaccount": {"uid": account_uid}},
     }
     return ".".join(
         base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (b"{}", json.dumps(claims).encode(), b"signed")
@@ -64,6 +63,7 @@ def slot(
 
 
 IN_USE = slot(A, "a-uid")
+DEEP = base64.urlsafe_b64encode(b"[" * 9000).decode()  # JSON that no parser follows to its end
 
 
 def test_where_nothing_is_a_token_is_issued() -> None:
@@ -173,7 +173,7 @@ def test_the_end_of_it_begins_with_what_tokens_die_by_and_leaves_what_is_not_our
         "a.b",
         "a.b.c",
         "a.e30.c",
-        "a." + base64.urlsafe_b64encode(b"[" * 9000).decode() + ".c",
+        f"a.{DEEP}.c",
         "a.W10.c",
         "a.bnVsbA.c",
         "ü.ü.ü",
