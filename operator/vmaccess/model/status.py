@@ -106,7 +106,7 @@ ServiceAccountList = Annotated[
 
 
 class Status(Reported):
-    """What has been done so far. Nothing here is ever read back to decide what to do."""
+    """What has been done so far. Nothing here is read back to decide what to do, but that the grant has expired."""
 
     observed_generation: Generation = Field(
         NOT_SEEN, description="Generation of the spec that this status is about; -1 until the operator has seen the grant."
