@@ -80,6 +80,7 @@ class Delivery:
         self._api, self._world, self._queue, self._executor, self._timing = api, world, queue, executor, timing
         self._protected, self._offer = protected, offer
         self._settled: dict[Key, tuple[Goal, Sequence[str]]] = {}  # what was asked for when there was nothing left to do
+        self._tried: dict[Key, tuple[Goal, Sequence[str]]] = {}  # the same for those that fail
         self._expires: dict[Key, datetime] = {}
 
     def tokens(self, progress: Progress) -> dict[ScopedName, datetime]:
@@ -89,7 +90,7 @@ class Delivery:
 
     def forget(self, grant: str) -> None:
         """The grant is gone."""
-        for known in (self._settled, self._expires):
+        for known in (self._settled, self._tried, self._expires):
             for key in [key for key in known if key.grant == grant]:
                 del known[key]
 
@@ -106,7 +107,7 @@ class Delivery:
         failing = known is not None and known.reason is not None
         if not failing:
             progress.note(key, PENDING if goal is not None else REVOKING)
-        if not (failing and self._queue.failures(key)):
+        if not (failing and self._queue.failures(key) and self._tried.get(key) == (goal, names)):  # else its back-off goes on
             self._queue.add(key, urgent=goal is None)
 
     def comes_first(self, progress: Progress, account: Child) -> bool:
@@ -118,7 +119,7 @@ class Delivery:
 
     async def look_at(self, progress: Progress, key: Key) -> None:
         """Bring the kubeconfig to where it should be. Raises ApiError or WriteFailed, after that has been noted."""
-        goal, names = self._goal(progress, key)
+        goal, names = self._tried[key] = self._goal(progress, key)
         try:
             outcome = await self._deliver(key, goal) if isinstance(goal, Wish) else _outcome(goal)
             if goal is None or outcome == GRANTED:
@@ -128,6 +129,9 @@ class Delivery:
             progress.note(key, _failed(progress.grant.id, key, error, revoking=goal is None))
             raise
         progress.note(key, outcome)
+        if outcome is not None and outcome.reason is not None:
+            self._queue.retry(key)
+            return
         if outcome is None or outcome == GRANTED:
             self._settled[key] = self._goal(progress, key)
         self._queue.forget(key)

@@ -238,9 +238,12 @@ def test_a_secret_of_somebody_else_is_not_touched(stage: Stage) -> None:
     told = [each["message"] for each in found["status"]["failures"]]
     assert any("one-kubeconfig exists" in each for each in told), told
     stage.until(lambda: len(stage.get(name)["status"]["failures"]) == 2, "both to be told")
+    assert [secret(stage, home, each["metadata"]["name"]) for each in (foreign, forged)] == before
+    stage.request("DELETE", f"/api/v1/namespaces/{home}/secrets/one-kubeconfig")
+    stage.until(lambda: (secret(stage, home, "one-kubeconfig") or {}).get("metadata", {}).get("labels"), "our own", 60)
     stage.delete(name)
     stage.until(lambda: not stage.children(name), "the end of the grant")
-    assert [secret(stage, home, each["metadata"]["name"]) for each in (foreign, forged)] == before
+    assert secret(stage, home, "two-kubeconfig-token-a") == before[1]
 
 
 def test_another_name_is_made_before_the_old_one_goes(stage: Stage) -> None:

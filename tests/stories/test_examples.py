@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from localcluster import Cluster
-from tests.stage import GRANTS, Stage, Who
+from tests.stage import GRANTS, RBAC, Json, Stage, Who
 from tests.stories.conftest import EXAMPLES
+from vmaccess.policy.rights import kubeconfig_rights
 
 FILES = sorted(EXAMPLES.glob("*.yaml"))
 
@@ -19,10 +20,25 @@ FILES = sorted(EXAMPLES.glob("*.yaml"))
 def example(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Path]:
     """One example; its grant is gone afterwards."""
     file: Path = request.param
+    grant = yaml.safe_load(file.read_text())
+    name = grant["metadata"]["name"]
+    rights = list(needed(grant))
+    for path, each in rights:
+        stage.request("POST", path, each)
     yield file
-    name = yaml.safe_load(file.read_text())["metadata"]["name"]
     stage.request("DELETE", f"{GRANTS}/{name}", expect=None)
     stage.until(lambda: not stage.children(name), "the grant's children to be gone")
+    for path, each in rights:
+        stage.request("DELETE", f"{path}/{each['metadata']['name']}")
+
+
+def needed(grant: Json) -> Iterator[tuple[str, Json]]:
+    """What an admin applies for the kubeconfigs of a grant, with the paths to post it to."""
+    for entry in grant["spec"].get("serviceAccounts", ()):
+        if "kubeconfig" in entry:
+            kubeconfigs = [(entry["name"], entry["kubeconfig"]["secretName"])]
+            for each in kubeconfig_rights(grant["metadata"]["name"], entry["namespace"], kubeconfigs):
+                yield f"{RBAC}/namespaces/{entry['namespace']}/{each['kind'].lower()}s", each
 
 
 def test_there_are_the_promised_ones() -> None:
@@ -35,6 +51,7 @@ def test_there_are_the_promised_ones() -> None:
         "one-machine",
         "cluster-wide",
         "contractor",
+        "pipeline",
     }
 
 
