@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
-import json
 import os
 import stat
 from datetime import UTC, datetime, timedelta
@@ -15,31 +13,28 @@ import pytest
 import yaml
 
 from localcluster import Cluster, write_kubeconfig
-from tests.cli.conftest import Cli
+from tests.cli.helpers import (
+    MAKE_TOKENS,
+    Cli,
+    acting_as,
+    allow,
+    claims,
+    credential_secrets,
+    lists_machines,
+    of,
+    runner,
+    secrets,
+    user_in,
+)
 from tests.stage import Stage
-from vmaccess.cli import kubeconfig
 from vmaccess.cli.__main__ import main
-from vmaccess.cli.connection import ClusterEntry, Failed
-from vmaccess.cli.kubeconfig import Account, Token, choose, default_namespace, render
+from vmaccess.cli.failed import Failed
+from vmaccess.cli.grants import Account, choose, default_namespace, possible_lifetime
 
 ONE, TWO = Account("default", "one"), Account("tools", "two")
 
 
 # --- decisions ---
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("10m", 600), ("1h", 3600), ("90m", 5400), ("1h30m", 5400), ("7d", 7 * 86400), ("600s", 600), ("49710d", 49710 * 86400)],
-)
-def test_lifetimes(text: str, seconds: int) -> None:
-    assert kubeconfig._lifetime(text) == timedelta(seconds=seconds)
-
-
-@pytest.mark.parametrize("text", ["", "9m", "1", "h", "-1h", "1.5h", "1w", "1h ", "49711d", "999999999d", "9999999999d", "٣h"])
-def test_impossible_lifetimes(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError):
-        kubeconfig._lifetime(text)
 
 
 def grant(*listed: Account, owned: tuple[Account, ...] | None = None, failures: Any = (), **spec: Any) -> dict[str, Any]:
@@ -100,45 +95,34 @@ def test_default_namespace(of: dict[str, Any], namespace: str | None) -> None:
     assert default_namespace(of) == namespace
 
 
-def test_what_is_peculiar_to_a_cluster_is_carried_over() -> None:
-    cluster = ClusterEntry("prod", "https://10.0.0.1:6443", None, "api.example.com", "http://proxy.example.com:3128")
-    made = render(cluster, "g", ONE, "t", None)
-    assert made["clusters"] == [
-        {
-            "name": "prod",
-            "cluster": {
-                "server": "https://10.0.0.1:6443",
-                "tls-server-name": "api.example.com",
-                "proxy-url": "http://proxy.example.com:3128",
-            },
-        }
-    ]
-    assert made["contexts"][0]["context"] == {"cluster": "prod", "user": "default/one"}
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
 
-def test_less_time_than_asked_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    made = datetime(2026, 1, 1, tzinfo=UTC)
-    token = Token("secret", made, made + timedelta(hours=1))
-    kubeconfig._tell(grant(ONE), ONE, token, "file", "a", asked=timedelta(days=2))
-    out = capsys.readouterr().out
-    assert out.splitlines()[1] == "the token is valid until 2026-01-01 01:00:00 UTC, for 1 h; 2 d was asked for"
-    assert "secret" not in out
+@pytest.mark.parametrize(
+    ("ends", "minutes"),
+    [(None, 60), ("2027-01-01T02:00:00Z", 60), ("2027-01-01T00:30:05Z", 30), ("2027-01-01T01:20:05+01:00", 20)],
+    ids=["no-end", "later", "sooner", "in-another-zone"],
+)
+def test_no_token_is_to_outlast_its_grant(ends: str | None, minutes: int) -> None:
+    assert possible_lifetime(grant(ONE, expirationTime=ends), timedelta(hours=1), NOW) == timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        ("2027-01-01T00:00:00Z", "VMAccessGrant 'g' has expired, at 2027-01-01 00:00:00 UTC"),
+        ("2027-01-01T00:10:04Z", "ends in 10 min, at 2027-01-01 00:10:04 UTC, and no token is valid for less than 10 min"),
+    ],
+    ids=["expired", "too-soon"],
+)
+def test_what_ends_too_soon_gets_no_token(ends: str, why: str) -> None:
+    with pytest.raises(Failed) as failed:
+        possible_lifetime(grant(ONE, expirationTime=ends), timedelta(hours=1), NOW)
+    assert why in str(failed.value)
+    assert "set a later spec.expirationTime" in str(failed.value)
 
 
 # --- on a real API server ---
-
-
-def runner(stage: Stage, **spec: Any) -> str:
-    """A ready grant with one ServiceAccount `runner` in a namespace that it also grants."""
-    mine = stage.namespace()
-    name = stage.grant({"serviceAccounts": [{"namespace": mine, "name": "runner"}], "namespaces": [mine], **spec})
-    stage.until_ready(name)
-    return name
-
-
-def of(grant: dict[str, Any]) -> str:
-    """Namespace of the grant's first ServiceAccount."""
-    return str(grant["spec"]["serviceAccounts"][0]["namespace"])
 
 
 def test_a_complete_and_private_file(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
@@ -161,9 +145,9 @@ def test_a_complete_and_private_file(stage: Stage, cluster: Cluster, cli: Cli, t
     token = made["users"][0]["user"]["token"]
     assert token not in said.out
 
-    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
-    assert claims["sub"] == f"system:serviceaccount:{mine}:runner"
-    assert f"{datetime.fromtimestamp(claims['exp'], UTC):%Y-%m-%d %H:%M:%S} UTC, for 2 h" in said.out
+    told = claims(token)
+    assert told["sub"] == f"system:serviceaccount:{mine}:runner"
+    assert f"{datetime.fromtimestamp(told['exp'], UTC):%Y-%m-%d %H:%M:%S} UTC, for 2 h" in said.out
     assert cluster.kubectl("get", "vms", kubeconfig=file).returncode == 0
     assert cluster.kubectl("get", "vms", "-n", "default", kubeconfig=file, check=False).returncode == 1
 
@@ -249,43 +233,144 @@ def test_a_foreign_service_account_gets_no_kubeconfig(stage: Stage, cli: Cli) ->
     assert f"ServiceAccount {mine}/runner of VMAccessGrant {name!r} is not there: NameConflict: " in said.err
 
 
-def test_a_caller_without_rights(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
+def test_a_credential_has_a_secret_of_its_own(stage: Stage, cli: Cli) -> None:
     name = runner(stage)
     mine = of(stage.get(name))
-    stage.request("POST", f"/api/v1/namespaces/{mine}/serviceaccounts", {"metadata": {"name": "caller"}})
-    token = cluster.service_account_token(mine, "caller")
-    caller = str(cluster.kubeconfig(tmp_path / "caller", token=token))
-    said = cli("kubeconfig", name, "-o", "-", "--kubeconfig", caller)
-    assert said.code == 1
+    said = cli("kubeconfig", name, "-o", "-")
+    (secret,) = credential_secrets(stage, mine)
+    meta, told = secret["metadata"], claims(user_in(said.out)["token"])
+    credential = meta["labels"]["vmaccess.dev/credential"]
+    assert said.err.endswith(f"to revoke this credential: kubectl vmaccess revoke {name} --credential {credential}\n")
+    assert meta["name"] == f"vmaccess-credential-{credential}"
+    assert told["kubernetes.io"]["secret"] == {"name": meta["name"], "uid": meta["uid"]}
+    assert "data" not in secret
+    (owner,) = meta["ownerReferences"]
+    assert (owner["uid"], owner["blockOwnerDeletion"]) == (stage.get(name)["metadata"]["uid"], False)
+    notes = {key.removeprefix("vmaccess.dev/"): value for key, value in meta["annotations"].items()}
+    assert (notes["route"], notes["service-account"]) == ("kubeconfig", "runner")
+    assert abs(datetime.fromisoformat(notes["expires"]).timestamp() - told["exp"]) < 5
+    assert abs(datetime.fromisoformat(notes["issued"]).timestamp() - told["iat"]) < 5
+
+
+def test_a_token_ends_with_its_grant(stage: Stage, cli: Cli) -> None:
+    ends = (datetime.now(UTC) + timedelta(minutes=20)).replace(microsecond=0)
+    name = runner(stage, expirationTime=f"{ends:%Y-%m-%dT%H:%M:%SZ}")
+    said = cli("kubeconfig", name, "-o", "-", "--lifetime", "7d")
+    assert said.code == 0
+    expires = datetime.fromtimestamp(claims(user_in(said.out)["token"])["exp"], UTC)
+    assert ends - timedelta(seconds=30) < expires <= ends
+    assert f"; 7 d was asked for, and the grant ends at {ends:%Y-%m-%d %H:%M:%S} UTC" in said.err
+
+
+def test_nothing_is_made_for_a_grant_that_ends_too_soon(stage: Stage, cli: Cli) -> None:
+    name = runner(stage, expirationTime=f"{datetime.now(UTC) + timedelta(minutes=9):%Y-%m-%dT%H:%M:%SZ}")
+    said = cli("kubeconfig", name, "-o", "-")
+    assert (said.code, said.out) == (1, "")
+    assert "no token is valid for less than 10 min" in said.err
+    assert not credential_secrets(stage, of(stage.get(name)))
+
+
+def test_the_grants_deletion_ends_it_all(stage: Stage, cli: Cli) -> None:
+    name = runner(stage)
+    mine = of(stage.get(name))
+    token = user_in(cli("kubeconfig", name, "-o", "-").out)["token"]
+    assert lists_machines(stage, mine, token) == 200
+    stage.delete(name)
+    stage.until(lambda: lists_machines(stage, mine, token) in (401, 403), "the rights to be gone", 3)
+    stage.until(lambda: lists_machines(stage, mine, token) == 401, "the token to be dead", 15)
+    stage.until(lambda: not credential_secrets(stage, mine), "the credential to be gone")
+
+
+def test_who_may_not_read_grants(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
+    name = runner(stage)
+    nobody = acting_as(cluster, tmp_path / "caller", stage.unique("nobody"))
+    said = cli("kubeconfig", name, "-o", "-", "--kubeconfig", nobody)
+    assert (said.code, said.out) == (1, "")
     assert said.err.startswith(f"error: you may not read VMAccessGrant {name!r}: ")
 
-    role = stage.unique("reader")
-    subject = {"kind": "ServiceAccount", "namespace": mine, "name": "caller"}
-    rbac = "/apis/rbac.authorization.k8s.io/v1"
-    rule = {"apiGroups": ["vmaccess.dev"], "resources": ["vmaccessgrants"], "verbs": ["get"]}
-    stage.request("POST", f"{rbac}/clusterroles", {"metadata": {"name": role}, "rules": [rule]})
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
-    try:
-        binding = {"metadata": {"name": role}, "roleRef": reference, "subjects": [subject]}
-        stage.request("POST", f"{rbac}/clusterrolebindings", binding)
-        refused = stage.until(
-            lambda: (said := cli("kubeconfig", name, "-o", "-", "--kubeconfig", caller)) and "not read" not in said.err and said,
-            "the caller to be able to read grants",
-        )
-        assert (refused.code, refused.out) == (1, "")
-        assert refused.err.startswith(f"error: you may not create tokens of ServiceAccount {mine}/runner: ")
-        assert "create on serviceaccounts/token for the name 'runner'" in refused.err
 
-        allow = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["runner"], "verbs": ["create"]}
-        stage.request("POST", f"{rbac}/namespaces/{mine}/roles", {"metadata": {"name": "token"}, "rules": [allow]})
-        local = {"metadata": {"name": "token"}, "roleRef": {**reference, "kind": "Role", "name": "token"}, "subjects": [subject]}
-        stage.request("POST", f"{rbac}/namespaces/{mine}/rolebindings", local)
-        stage.until(
-            lambda: cli("kubeconfig", name, "-o", "-", "--kubeconfig", caller).code == 0, "the cure in the message to be one"
-        )
-    finally:
-        stage.request("DELETE", f"{rbac}/clusterrolebindings/{role}", expect=None)
-        stage.request("DELETE", f"{rbac}/clusterroles/{role}", expect=None)
+def test_who_may_not_make_secrets_gets_a_token_that_cannot_be_revoked(
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str
+) -> None:
+    name, caller = runner(stage), acting_as(cluster, tmp_path / "caller", reader)
+    mine = of(stage.get(name))
+    refused = stage.until(
+        lambda: (said := cli("kubeconfig", name, "-o", "-", "--kubeconfig", caller)) and "not read" not in said.err and said,
+        "the caller to be able to read grants",
+    )
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith(f"error: you may not create tokens of ServiceAccount {mine}/runner: ")
+    assert "create on serviceaccounts/token for the name 'runner'" in refused.err
+
+    allow(stage, reader, mine, MAKE_TOKENS | {"resourceNames": ["runner"]})
+    said = stage.until(
+        lambda: (said := cli("kubeconfig", name, "-o", "-", "--kubeconfig", caller)) and said.code == 0 and said,
+        "the cure in the message to be one",
+    )
+    note = f"this credential cannot be revoked by itself, because you may not create Secrets in namespace {mine}: "
+    assert note in said.err
+    token = user_in(said.out)["token"]
+    assert "secret" not in claims(token)["kubernetes.io"]
+    assert lists_machines(stage, mine, token) == 200
+    assert not credential_secrets(stage, mine)
+
+
+def test_nothing_is_left_where_no_token_is_to_be_had(
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str
+) -> None:
+    name, caller = runner(stage), acting_as(cluster, tmp_path / "caller", reader)
+    mine, made = of(stage.get(name)), stage.mark
+    allow(stage, reader, mine, secrets("create", "delete"))
+    since = made()
+    said = stage.until(
+        lambda: (
+            (said := cli("kubeconfig", name, "-o", str(tmp_path / "made"), "--kubeconfig", caller))
+            and [event for event in cluster.audit_events(since=since) if is_made(event, mine)]
+            and said
+        ),
+        "a Secret to be made",
+    )
+    assert said.err.startswith(f"error: you may not create tokens of ServiceAccount {mine}/runner: ")
+    assert not credential_secrets(stage, mine)
+    assert not (tmp_path / "made").exists()
+
+
+def is_made(event: dict[str, Any], namespace: str) -> bool:
+    """Whether an audit event is the creation of a Secret in this namespace."""
+    of = event.get("objectRef", {})
+    return (event["verb"], of.get("resource"), of.get("namespace"), event["responseStatus"]["code"]) == (
+        "create",
+        "secrets",
+        namespace,
+        201,
+    )
+
+
+def test_what_is_left_is_told_of(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str) -> None:
+    name, caller = runner(stage), acting_as(cluster, tmp_path / "caller", reader)
+    mine = of(stage.get(name))
+    allow(stage, reader, mine, secrets("create"))
+    said = stage.until(
+        lambda: (said := cli("kubeconfig", name, "-o", "-", "--kubeconfig", caller)) and "is left" in said.err and said,
+        "a Secret that the caller may not delete",
+    )
+    (secret,) = credential_secrets(stage, mine)
+    assert f"note: Secret {mine}/{secret['metadata']['name']} is left and of no use, delete it: " in said.err
+
+
+def test_the_credential_is_gone_where_the_file_cannot_be_written(
+    stage: Stage, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = runner(stage)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = cli("kubeconfig", name, "-o", str(tmp_path / "made"))
+    assert said.err == f"error: {tmp_path / 'made'} cannot be written: No space left on device\n"
+    assert not list(tmp_path.iterdir())
+    assert not credential_secrets(stage, of(stage.get(name)))
 
 
 @pytest.mark.parametrize(
@@ -333,9 +418,11 @@ def test_wrong_credentials(cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
     assert "does not accept your credentials" in cli("kubeconfig", "x", "--kubeconfig", str(wrong)).err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["kubeconfig", "--help"]])
-def test_help_names_kubectl(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["", "kubeconfig", "credentials", "revoke", "credential"])
+def test_help_names_kubectl_and_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        main([*verb.split(), "--help"])
     assert not ended.value.code
-    assert capsys.readouterr().out.startswith("usage: kubectl vmaccess")
+    out = capsys.readouterr().out
+    assert out.startswith("usage: kubectl vmaccess")
+    assert not verb or f"kubectl vmaccess {verb} runner" in out.split("example", 1)[1]

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from vmaccess.cli import kubeconfig
-from vmaccess.cli.connection import Failed, add_connection_options
+from vmaccess.cli import credentials, kubeconfig, rights
+from vmaccess.cli import exec as plugin
+from vmaccess.cli.connection import add_connection_options
+from vmaccess.cli.failed import Failed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,9 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given.run(given)
     except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}", error)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _complain("interrupted", error)
         sys.exit(130)
 
 
@@ -34,7 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     connection = argparse.ArgumentParser(add_help=False)
     add_connection_options(connection.add_argument_group("connection"))
     kubeconfig.add_verb(verbs, connection)
+    credentials.add_verbs(verbs, connection)
+    plugin.add_verb(verbs, connection)
+    rights.add_verb(verbs, connection)
     return parser
+
+
+def _complain(line: str, error: BaseException) -> None:
+    print(line, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

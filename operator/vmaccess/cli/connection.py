@@ -1,27 +1,30 @@
-"""How the command reaches the API server: the caller's own kubeconfig, plain JSON, and errors in a person's words."""
+"""How the command reaches the API server: as the caller, by verified TLS alone, with plain JSON, and errors in plain words."""
 
 from __future__ import annotations
 
 import json
+import os
+import ssl
+import tempfile
 from argparse import Namespace, _ArgumentGroup
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-import yaml
-from kubernetes import config
-from kubernetes.client import ApiClient, ApiException, Configuration
+
+from vmaccess.cli.caller import Caller, Identity, identify, read_caller
+from vmaccess.cli.failed import Failed
+from vmaccess.policy.kubeconfig import ClusterEntry
 
 Json = dict[str, Any]
 
-CONNECT_SECONDS, ANSWER_SECONDS = 10, 30
-
-
-class Failed(Exception):
-    """What the command cannot do; the message names the object and the cure."""
+TIMEOUT = urllib3.Timeout(connect=10, read=30)
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class Refused(Failed):
@@ -32,83 +35,80 @@ class Refused(Failed):
         self.status, self.reason, self.message = status, reason, message
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterEntry:
-    """What a kubeconfig needs to know of the cluster. `ca` is PEM, None where the system's own trust is meant."""
-
-    name: str
-    server: str
-    ca: bytes | None
-    tls_server_name: str | None
-    proxy_url: str | None
-
-
 class Connection:
-    """The API server of one context of a kubeconfig, for as long as the `with` block lasts."""
+    """The API server as a caller reaches it, for as long as the `with` block lasts; Failed where it cannot be reached so."""
 
-    def __init__(self, cluster: ClusterEntry, client: ApiClient) -> None:
-        self.cluster = cluster
-        self._client = client
-
-    @classmethod
-    def of(cls, options: Namespace) -> Self:
-        """The connection that `add_connection_options` and KUBECONFIG name; Failed where it cannot be used."""
-        loaded = Configuration()
-        try:
-            contexts, current = config.list_kube_config_contexts(options.kubeconfig)
-            context = next((entry for entry in contexts if entry["name"] == options.context), current)
-            config.load_kube_config(options.kubeconfig, options.context, loaded)
-        except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
-            why = str(error).rstrip(".")
-            raise Failed(f"no usable kubeconfig: {why}; name one with --kubeconfig or KUBECONFIG") from error
-        if not loaded.host.startswith("https://"):
-            raise Failed(f"the server {loaded.host} is not reached by https: a token would travel in the open")
-        if not loaded.verify_ssl:
-            raise Failed(
-                f"the kubeconfig skips the verification of {loaded.host} (insecure-skip-tls-verify), so a token could go to "
-                f"anybody: give the cluster its certificate-authority instead"
-            )
-        loaded.retries = False
-        entry = ClusterEntry(
-            name=context["context"]["cluster"],
-            server=loaded.host,
-            ca=Path(loaded.ssl_ca_cert).read_bytes() if loaded.ssl_ca_cert else None,
-            tls_server_name=loaded.tls_server_name,
-            proxy_url=loaded.proxy,
-        )
-        return cls(entry, ApiClient(loaded))
+    def __init__(self, caller: Caller) -> None:
+        identity = identify(caller)
+        self.server = caller.cluster.server
+        self.now = datetime.now(UTC)
+        """What time it is for the API server, as of its last answer."""
+        self._headers = identity.headers
+        self._pool = _pool(caller.cluster, identity)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._client.close()
+        self._pool.clear()
 
     def get(self, path: str, **query: str) -> Json:
         """Read an object or a list; raises Refused."""
-        return self._request("GET", path + (f"?{urlencode(query)}" if query else ""), None)
+        return self._request("GET", _with(path, query))
+
+    def list_metadata(self, path: str, **query: str) -> list[Json]:
+        """Names, labels and annotations of what is in a list, and nothing of what it holds; raises Refused."""
+        items: list[Json] | None = self._request("GET", _with(path, query), accept=METADATA)["items"]
+        return items or []  # null where there are none
 
     def create(self, path: str, body: Json) -> Json:
         """POST an object; raises Refused."""
         return self._request("POST", path, body)
 
-    def _request(self, method: str, path: str, body: Json | None) -> Json:
+    def patch(self, path: str, body: Json) -> Json:
+        """Change fields of an object by a merge patch; raises Refused."""
+        return self._request("PATCH", path, body, sent="application/merge-patch+json")
+
+    def delete(self, path: str, uid: str) -> None:
+        """Delete the object of this uid and no other; it is no error where it is gone. Raises Refused."""
         try:
-            sent = self._client.param_serialize(
+            self._request("DELETE", path, {"preconditions": {"uid": uid}})
+        except Refused as refused:
+            if refused.status not in (404, 409):
+                raise
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        sent: str = "application/json",
+        accept: str = "application/json",
+    ) -> Json:
+        headers = urllib3.HTTPHeaderDict({"Accept": accept, "Content-Type": sent})
+        for name, value in self._headers:
+            headers.add(name, value)
+        try:
+            answer = self._pool.request(
                 method,
-                path,
-                header_params={"Accept": "application/json", "Content-Type": "application/json"},
-                body=body,
-                auth_settings=["BearerToken"],
+                self.server + path,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                timeout=TIMEOUT,
+                retries=False,
+                redirect=False,  # credentials go where the kubeconfig says
             )
-            answer = self._client.call_api(*sent, _request_timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
-            content = answer.read()
-        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
-            why = " ".join(str(getattr(error, "reason", None) or error).split())
-            raise Failed(f"no answer from {self.cluster.server}: {why}") from error
-        if answer.status >= 400:
-            raise _refusal(answer.status, str(answer.reason), content)
-        parsed: Json = json.loads(content)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Failed(f"no answer from {self.server}: {_why(error)}") from error
+        if answer.status >= 300:
+            raise _refusal(answer.status, str(answer.reason), answer.data)
+        with suppress(KeyError, ValueError):
+            self.now = parsedate_to_datetime(answer.headers["Date"])
+        try:
+            parsed: Json = json.loads(answer.data)
+        except ValueError as error:
+            raise Failed(f"{self.server} does not answer as an API server does: is the address right (--context)?") from error
         return parsed
 
 
@@ -116,6 +116,56 @@ def add_connection_options(group: _ArgumentGroup) -> None:
     """The options by which every verb finds the cluster, kubectl's own words."""
     group.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig to use; without it KUBECONFIG, then ~/.kube/config")
     group.add_argument("--context", metavar="NAME", help="context of the kubeconfig; without it the current one")
+
+
+def caller_of(options: Namespace) -> Caller:
+    """The caller that these options and KUBECONFIG name; raises Failed."""
+    return read_caller(options.kubeconfig, options.context)
+
+
+def _pool(cluster: ClusterEntry, identity: Identity) -> urllib3.PoolManager:
+    try:
+        context = ssl.create_default_context(cadata=cluster.ca.decode() if cluster.ca is not None else None)
+    except (ssl.SSLError, ValueError) as error:
+        raise Failed(f"no usable kubeconfig: the certificate-authority of {cluster.server} is no certificate: {error}") from error
+    if identity.certificate is not None:
+        _present(context, *identity.certificate)
+    proxy = cluster.proxy_url or _proxy_of_environment(cluster.server)
+    if not proxy:
+        return urllib3.PoolManager(ssl_context=context, server_hostname=cluster.tls_server_name)
+    address = urllib3.util.parse_url(proxy)
+    if address.scheme not in ("http", "https"):
+        raise Failed(f"the proxy {address.host} is reached by {address.scheme}, which is not known here: http and https are")
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(address.auth)) if address.auth else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=context, server_hostname=cluster.tls_server_name)
+
+
+def _present(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    # Python reads it from a file alone; this one nobody else can read, and it is gone at once.
+    handle, name = tempfile.mkstemp()
+    try:
+        with open(handle, "wb") as file:
+            file.write(certificate + b"\n" + key)
+        context.load_cert_chain(name, password="")  # instead of asking for one
+    except (OSError, ValueError) as error:
+        raise Failed(
+            "no usable kubeconfig: its client-certificate and client-key do not belong together, or the key has a password"
+        ) from error
+    finally:
+        os.unlink(name)
+
+
+def _proxy_of_environment(server: str) -> str | None:
+    address = urlsplit(server)
+    return None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
+
+
+def _with(path: str, query: dict[str, str]) -> str:
+    return path + (f"?{urlencode(query)}" if query else "")
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(getattr(error, "reason", None) or error).split())
 
 
 def _refusal(status: int, reason: str, content: bytes) -> Refused:

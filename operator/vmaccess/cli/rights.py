@@ -1,0 +1,60 @@
+"""`kubectl vmaccess rights`: what an admin has to apply before the operator keeps kubeconfigs for a grant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import yaml
+
+from vmaccess.cli.connection import Connection, caller_of
+from vmaccess.cli.failed import Failed
+from vmaccess.cli.grants import add_grant_option, read_grant
+from vmaccess.policy.rights import OPERATOR_NAMESPACE, kubeconfig_rights
+
+
+def add_verb(verbs: Any, connection: argparse.ArgumentParser) -> None:
+    """Add the verb `rights` with its options."""
+    verb = verbs.add_parser(
+        "rights",
+        parents=[connection],
+        help="print the rights that the operator needs to keep a grant's kubeconfigs",
+        description="Prints a Role and a RoleBinding for each namespace in which a VMAccessGrant asks for kubeconfigs: by them "
+        "the operator may make Secrets there, see to those of the grant's names, and make tokens of the grant's ServiceAccounts. "
+        "It has no such rights otherwise. Applying them is up to you; so is taking them away, with `kubectl delete -f -`.",
+        epilog="example: kubectl vmaccess rights runner | kubectl apply -f -",
+    )
+    add_grant_option(verb)
+    verb.add_argument(
+        "--operator-namespace",
+        metavar="NS",
+        default=OPERATOR_NAMESPACE,
+        help=f"namespace in which the operator runs (default: {OPERATOR_NAMESPACE})",
+    )
+    verb.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Carry out the verb; raises Failed."""
+    with Connection(caller_of(options)) as api:
+        grant = read_grant(api, options.grant)
+    wanted: dict[str, list[tuple[str, str]]] = {}
+    for entry in grant["spec"].get("serviceAccounts") or ():
+        if (kubeconfig := entry.get("kubeconfig")) is not None:
+            wanted.setdefault(entry["namespace"], []).append((entry["name"], kubeconfig["secretName"]))
+    if not wanted:
+        raise Failed(f"VMAccessGrant {options.grant!r} asks for no kubeconfig: there is none in its spec.serviceAccounts")
+    rights = [
+        each
+        for namespace, kubeconfigs in sorted(wanted.items())
+        for each in kubeconfig_rights(options.grant, namespace, kubeconfigs, options.operator_namespace)
+    ]
+    yaml.dump_all(rights, sys.stdout, _Whole, sort_keys=False)
+
+
+class _Whole(yaml.SafeDumper):
+    """Writes a value that occurs twice in full."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
+        return True

@@ -1,0 +1,183 @@
+"""Where a kubeconfig is written to: nobody else's entries are touched, and nobody else can read it."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from localcluster import Cluster
+from tests.cli.helpers import Cli, of, runner
+from tests.stage import Stage
+from vmaccess.cli.failed import Failed
+from vmaccess.cli.files import MergedFile, merged
+from vmaccess.policy.kubeconfig import ClusterEntry, kubeconfig
+
+Json = dict[str, Any]
+
+CA = b"a certificate"
+PROD = ClusterEntry("prod", "https://api.example.com:6443", CA)
+
+
+def ours(value: str = "one") -> Json:
+    """What is to be added."""
+    return kubeconfig(PROD, "runner@prod", "default/runner@prod", {"token": value}, "myvms")
+
+
+def theirs(**sections: Any) -> Json:
+    """A kubeconfig as people have it, with what we know nothing of."""
+    return {
+        "kind": "Config",
+        "preferences": {"colors": True},
+        "clusters": [{"name": "home", "cluster": {"server": "https://home.example.com", "disable-compression": True}}],
+        "users": [{"name": "me", "user": {"auth-provider": {"name": "oidc", "config": {"expiry": "2027-01-01T00:00:00Z"}}}}],
+        "contexts": [{"name": "home", "context": {"cluster": "home", "user": "me"}}],
+        "current-context": "home",
+        **sections,
+    }
+
+
+FILE = Path("config")
+
+
+def test_what_is_there_stays_as_it_is() -> None:
+    before = theirs()
+    result = merged(copy.deepcopy(before), ours(), FILE, replace=False)
+    for section in ("clusters", "users", "contexts"):
+        assert result[section][0] == before[section][0]
+        assert [entry["name"] for entry in result[section][1:]] == [ours()[section][0]["name"]]
+    assert (result["current-context"], result["preferences"]) == ("home", {"colors": True})
+    assert merged({}, ours(), FILE, replace=False)["current-context"] == "runner@prod"
+
+
+def test_our_own_entries_are_replaced_when_told() -> None:
+    once = merged(theirs(), ours(), FILE, replace=False)
+    with pytest.raises(Failed, match="that was written before: replace it with --force"):
+        merged(once, ours("two"), FILE, replace=False)
+    twice = merged(once, ours("two"), FILE, replace=True)
+    assert [entry["user"].get("token") for entry in twice["users"]] == [None, "two"]
+    assert len(twice["contexts"]) == 2
+
+
+def taken(section: str, field: str, name: str, content: Json) -> Json:
+    return theirs(**{section: [{"name": name, field: content}]})
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        (taken("users", "user", "default/runner@prod", {"token": "mine"}), "user 'default/runner@prod'"),
+        (taken("contexts", "context", "runner@prod", {"cluster": "prod"}), "context 'runner@prod'"),
+        (taken("clusters", "cluster", "prod", {"server": "https://other.example.com"}), "cluster 'prod'"),
+        (taken("clusters", "cluster", "prod", PROD.render() | {"insecure-skip-tls-verify": True}), "cluster 'prod'"),
+    ],
+    ids=["user", "context", "cluster", "insecure"],
+)
+def test_entries_of_others_are_never_replaced(file: Json, what: str) -> None:
+    for replace in (False, True):
+        with pytest.raises(Failed, match="which is not touched") as failed:
+            merged(file, ours(), FILE, replace=replace)
+        assert what in str(failed.value)
+
+
+@pytest.mark.parametrize("written", ["data", "file"])
+def test_a_cluster_that_says_the_same_is_used_as_it_is(tmp_path: Path, written: str) -> None:
+    (tmp_path / "ca.crt").write_bytes(CA)
+    ca = {"data": {"certificate-authority-data": base64.b64encode(CA).decode()}, "file": {"certificate-authority": "ca.crt"}}
+    same = [{"name": "prod", "cluster": {"server": f"{PROD.server}/", **ca[written]}}]
+    assert merged(theirs(clusters=same), ours(), tmp_path / "config", replace=False)["clusters"] == same
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0o600), (0o644, 0o600), (0o600, 0o600), (0o400, 0o400)])
+def test_a_merged_file_is_private_and_never_wider_than_before(tmp_path: Path, before: int | None, after: int) -> None:
+    real, link = tmp_path / "dotfiles" / "config", tmp_path / "config"
+    real.parent.mkdir()
+    if before is not None:
+        real.write_text(yaml.safe_dump(theirs()))
+        real.chmod(before)
+    link.symlink_to(real)
+    wide = os.umask(0)
+    try:
+        MergedFile(link, replace=False).write(ours())
+    finally:
+        os.umask(wide)
+    assert link.is_symlink(), "where somebody keeps a file is left to them"
+    assert stat.S_IMODE(real.stat().st_mode) == after
+    assert [path.name for path in real.parent.iterdir()] == ["config"]
+
+
+def test_times_and_words_are_written_back_as_they_were(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text("users: [{name: me, user: {auth-provider: {config: {expiry: 2027-01-01T00:00:00Z, flag: 'yes'}}}}]\n")
+    MergedFile(file, replace=False).write(ours())
+    written = yaml.safe_load(file.read_text())["users"][0]["user"]["auth-provider"]["config"]
+    assert written == {"expiry": "2027-01-01T00:00:00Z", "flag": "yes"}
+
+
+def test_two_do_not_write_at_once(tmp_path: Path) -> None:
+    file, lock = tmp_path / "config", tmp_path / "config.lock"
+    lock.touch()
+    with pytest.raises(Failed, match="another program is changing"):
+        MergedFile(file, replace=False).write(ours())
+    assert not file.exists()
+    lock.unlink()
+    MergedFile(file, replace=False).write(ours())
+    assert [path.name for path in tmp_path.iterdir()] == ["config"]
+
+
+# --- as a person does it ---
+
+
+def test_into_the_callers_own_kubeconfig(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
+    name, file = runner(stage), cluster.kubeconfig(tmp_path / "config")
+    before = yaml.safe_load(file.read_text())
+    said = cli("kubeconfig", name, "--merge", "--output", str(file), "--kubeconfig", str(file))
+    assert said.out.startswith(f"added context {name}@cluster to {file}, readable by you alone: ")
+    after = yaml.safe_load(file.read_text())
+    assert after["clusters"] == before["clusters"]
+    assert (after["users"][0], after["contexts"][0]) == (before["users"][0], before["contexts"][0])
+    assert after["current-context"] == before["current-context"]
+    asked = ("get", "vms", "--context", f"{name}@cluster")
+    assert cluster.kubectl(*asked, kubeconfig=file).returncode == 0
+    refused = cluster.kubectl(*asked, "-n", "default", kubeconfig=file, check=False)
+    assert f"system:serviceaccount:{of(stage.get(name))}:runner" in refused.stderr
+
+    again = cli("kubeconfig", name, "--merge", "--output", str(file), "--kubeconfig", str(file))
+    assert (again.code, again.out) == (1, "")
+    assert "replace it with --force" in again.err
+    assert cli("kubeconfig", name, "--merge", "--force", "--output", str(file), "--kubeconfig", str(file)).code == 0
+
+
+def test_kubectl_itself_keeps_our_mark(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
+    name, file = runner(stage), cluster.kubeconfig(tmp_path / "config")
+    arguments = ("kubeconfig", name, "--merge", "--output", str(file))
+    assert cli(*arguments).code == 0
+    cluster.kubectl("config", "set-context", f"{name}@cluster", "--namespace=elsewhere", kubeconfig=file)
+    assert cli(*arguments, "--force").code == 0, "what kubectl has written is still known as ours"
+
+
+def test_several_accounts_of_a_grant_in_one_file(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
+    mine, file = stage.namespace(), tmp_path / "config"
+    accounts = [{"namespace": mine, "name": name} for name in ("one", "two")]
+    name = stage.grant({"serviceAccounts": accounts, "namespaces": [mine]})
+    stage.until_ready(name)
+    for account in ("one", "two"):
+        said = cli("kubeconfig", name, "--service-account", f"{mine}/{account}", "--merge", "--output", str(file))
+        assert said.code == 0, said.err
+        who = cluster.kubectl(
+            "auth", "whoami", "-o", "name", "--context", f"{name}:{mine}/{account}@cluster", kubeconfig=file, check=False
+        )
+        assert who.returncode == 0, who.stderr
+
+
+@pytest.mark.parametrize("output", [(), ("--output", "-")])
+def test_a_merge_needs_a_file(stage: Stage, cli: Cli, output: tuple[str, ...]) -> None:
+    said = cli("kubeconfig", runner(stage), "--merge", *output)
+    assert (said.code, said.out) == (1, "")
+    assert "name the kubeconfig to merge into with --output" in said.err
