@@ -285,12 +285,13 @@ class Controller:
             return  # it is looked at again when that is done
         for account in self._accounts_of(progress):
             self._plan(progress, Key(Part.ACCOUNT, name, *account))
-            self._delivery.plan(progress, Key(Part.KUBECONFIG, name, *account))
         progress.access = self._access(progress)
         for count, namespace in enumerate(self._namespaces_of(progress)):
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
             self._plan(progress, Key(Part.NAMESPACE, name, namespace))
+        for account in self._accounts_of(progress):
+            self._delivery.plan(progress, Key(Part.KUBECONFIG, name, *account))
         progress.planned = True
         self._tell(progress)
 

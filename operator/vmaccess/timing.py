@@ -73,6 +73,9 @@ class Timing:
         phase = phase_of(limits, grant.status, grant.generation, self.clock.reading(), begun=begun)
         if phase is Phase.DURING and limits.begins is not None:
             self._begun[name] = this
+        if phase is Phase.BEFORE and limits.begins is not None:  # an earlier time may have been heard since it was its turn
+            self._begins.set(name, limits.begins.timestamp())
+            self._changed.set()
         return phase
 
     def ends_soon(self, grant: Grant) -> bool:

@@ -65,3 +65,16 @@ def test_who_asks_for_none_is_told(stage: Stage, cli: Cli) -> None:
     said = cli("rights", name)
     assert (said.code, said.out) == (1, "")
     assert "asks for no kubeconfig" in said.err
+
+
+def test_after_a_change_of_name_the_rights_cover_what_is_to_be_taken_back(stage: Stage, cli: Cli, asked: tuple[str, str]) -> None:
+    name, home = asked
+    stage.cluster.apply(cli("rights", name).out)
+    stage.until(lambda: (stage.condition(name, "Ready") or {})["status"] == "True", "the kubeconfig", 60)
+    old = token_of(kubeconfig(stage, home, "one-kubeconfig"))
+    stage.respec(name, grant_of(home, account("one", home, "renamed")))
+    stage.until_condition(name, "Stalled", reason="KubeconfigForbidden")
+    stage.cluster.apply(cli("rights", name).out)
+    stage.until(lambda: (stage.condition(name, "Ready") or {})["status"] == "True", "the other kubeconfig", 60)
+    assert secrets(stage, home) == ["renamed", "renamed-token-a"]
+    until_dead(stage, old, home)

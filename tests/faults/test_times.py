@@ -13,7 +13,7 @@ import pytest
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
-from tests.faults.faulty import at_work
+from tests.faults.faulty import FaultyApi, Plan, at_work, untouched
 from tests.stage import Json, Stage, Who
 from vmaccess.cluster.api import Api
 from vmaccess.cluster.clock import Clock
@@ -32,7 +32,7 @@ class Steps:
 
 
 @asynccontextmanager
-async def running(kubeconfig: Path, steps: Steps) -> AsyncIterator[tuple[Controller, Api]]:
+async def running(kubeconfig: Path, steps: Steps, plan: Plan = untouched) -> AsyncIterator[tuple[Controller, Api]]:
     """The controller at work on the real API server, through something that turns the hands of both clocks."""
     configuration = Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
@@ -41,7 +41,7 @@ async def running(kubeconfig: Path, steps: Steps) -> AsyncIterator[tuple[Control
         def heard(self, date: str) -> None:
             super().heard(format_datetime(parsedate_to_datetime(date) + timedelta(seconds=steps.servers), usegmt=True))
 
-    async with Api(configuration) as api:
+    async with FaultyApi(configuration, plan) as api:
         api.clock = Turned(wall=lambda: datetime.now(UTC).timestamp() + steps.ours)
         async with at_work(api) as controller:
             yield controller, api

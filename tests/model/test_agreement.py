@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[str, Grant]] = {
             with_kubeconfigs({"secretName": "a", field: wrong}),
         )
         for field, values in {
-            "secretName": ("", "A", "a_b", "a/b", "a" * 241, "-a", "a\n"),
+            "secretName": ("", "A", "a_b", "a/b", "a" * 241, "-a", "x-token-a", "x-token-b", "a\n"),
             "tokenLifetimeSeconds": (0, -600, 599, 365 * 86400 + 1, 600.5, "3600"),
             "server": (
                 "",

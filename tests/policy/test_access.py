@@ -263,7 +263,7 @@ ACCOUNT = AccountContent(automount=False)
     ],
 )
 def test_the_next_step_for_a_service_account(observed: Child | None, expected: type) -> None:
-    step = account_step(GRANT, "ns", "sa", ACCOUNT, observed=observed, alive=lambda _: True)
+    step = account_step(GRANT, "ns", "sa", automount=False, observed=observed, alive=lambda _: True)
     assert isinstance(step, expected), step
     if isinstance(step, Refused):
         assert step.reason is Reason.NAME_CONFLICT
@@ -272,7 +272,7 @@ def test_the_next_step_for_a_service_account(observed: Child | None, expected: t
 
 def test_a_name_is_waited_for_while_its_grant_is_being_deleted() -> None:
     taken = child(ACCOUNT, GrantId("friends", "uid-9"), name="sa")
-    step = account_step(GRANT, "ns", "sa", ACCOUNT, observed=taken, alive=lambda _: False)
+    step = account_step(GRANT, "ns", "sa", automount=False, observed=taken, alive=lambda _: False)
     assert isinstance(step, Refused)
     assert step.reason is Reason.NAME_HELD
 

@@ -31,6 +31,7 @@ from vmaccess.policy.delivery import (
 from vmaccess.policy.kubeconfig import ClusterEntry
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Refused
+from vmaccess.policy.times import Reading
 
 NOW = 1_800_000_000.0
 GRANT = GrantId("g", "grant-uid")
@@ -50,16 +51,22 @@ def jwt(bound_to: str = "a-uid", *, issued: float = NOW, life: float = 1000.0, a
     )
 
 
+def at(seconds: float = 0.0, *, ahead: float = 0.0) -> Reading:
+    """So many seconds later, by a clock that has been ahead by so many at some time."""
+    return Reading(NOW + seconds, NOW + seconds, NOW + seconds + ahead)
+
+
 def stored(token: str = "", *, wish: Wish = WISH, ours: bool = True) -> Secret:
     """The Secret with the kubeconfig."""
-    return Secret("kc", "kc-uid", 1, ours, wish.text(token or jwt()), "", 0.0, math.inf)
+    text = wish.text(token or jwt())
+    return Secret("kc", "kc-uid", 1, ours, ours, False, False, False, "sa", text, "", 0.0, math.inf)  # noqa: FBT003
 
 
 def slot(
     name: str, uid: str, *, expires: float = NOW + 1000, ours: bool = True, rotation: str = "", asked: float = 1000.0
 ) -> Secret:
     """A Secret that a token is bound to."""
-    return Secret(name, uid, 1, ours, "", rotation, expires, asked)
+    return Secret(name, uid, 1, ours, ours, False, False, False, "sa", "", rotation, expires, asked)  # noqa: FBT003
 
 
 IN_USE = slot(A, "a-uid")
@@ -67,23 +74,23 @@ DEEP = base64.urlsafe_b64encode(b"[" * 9000).decode()  # JSON that no parser fol
 
 
 def test_where_nothing_is_a_token_is_issued() -> None:
-    assert delivery_step(WISH, None, (None, None), NOW) == Issue(A, 1000.0)
+    assert delivery_step(WISH, None, (None, None), at()) == Issue(A, 1000.0)
 
 
 def test_what_is_as_it_should_be_rests_until_four_fifths_of_its_life() -> None:
-    step = delivery_step(WISH, stored(), (IN_USE, None), NOW + 10)
+    step = delivery_step(WISH, stored(), (IN_USE, None), at(10))
     assert isinstance(step, Rest)
-    assert step.until == NOW + 800
+    assert step.seconds == 790
     assert step.token is not None
 
 
 def test_it_is_renewed_then_with_the_other_secret_and_the_old_one_stays_until_its_end() -> None:
-    assert delivery_step(WISH, stored(), (IN_USE, None), NOW + 800) == Issue(B, 1000.0)
+    assert delivery_step(WISH, stored(), (IN_USE, None), at(800)) == Issue(B, 1000.0)
     newer, other = stored(jwt("b-uid", issued=NOW + 800)), slot(B, "b-uid", expires=NOW + 1800)
-    step = delivery_step(WISH, newer, (IN_USE, other), NOW + 801)
+    step = delivery_step(WISH, newer, (IN_USE, other), at(801))
     assert isinstance(step, Rest)
-    assert step.until == NOW + 1000
-    assert delivery_step(WISH, newer, (IN_USE, other), NOW + 1000) == Drop(IN_USE)
+    assert step.seconds == 199
+    assert delivery_step(WISH, newer, (IN_USE, other), at(1000)) == Drop(IN_USE)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_it_is_renewed_then_with_the_other_secret_and_the_old_one_stays_until_it
     ids=["rotated", "shorter", "ends sooner", "another account", "rotated back", "unknown lifetime"],
 )
 def test_a_token_that_is_not_what_is_wanted_is_replaced(wish: Wish, in_use: Secret) -> None:
-    step = delivery_step(wish, stored(wish=wish), (in_use, None), NOW + 10)
+    step = delivery_step(wish, stored(wish=wish), (in_use, None), at(10))
     assert isinstance(step, Issue)
     assert step.slot == B
     assert step.lifetime == min(wish.lifetime, wish.ends - NOW - 10)
@@ -108,20 +115,20 @@ def test_a_token_that_is_not_what_is_wanted_is_replaced(wish: Wish, in_use: Secr
 def test_after_a_rotation_the_old_token_goes_at_once() -> None:
     rotated = replace(WISH, rotation="again")
     new = slot(B, "b-uid", rotation="again")
-    assert delivery_step(rotated, stored(jwt("b-uid")), (IN_USE, new), NOW + 10) == Drop(IN_USE)
+    assert delivery_step(rotated, stored(jwt("b-uid")), (IN_USE, new), at(10)) == Drop(IN_USE)
 
 
 def test_a_server_that_gives_longer_than_asked_is_not_asked_for_ever() -> None:
-    step = delivery_step(WISH, stored(jwt(life=7200)), (slot(A, "a-uid", expires=NOW + 7200), None), NOW + 10)
+    step = delivery_step(WISH, stored(jwt(life=7200)), (slot(A, "a-uid", expires=NOW + 7200), None), at(10))
     assert isinstance(step, Rest)
 
 
 def test_a_token_does_not_outlive_the_grant_and_its_last_minutes_have_none() -> None:
     ends = replace(WISH, ends=NOW + 700)
-    assert delivery_step(ends, None, (None, None), NOW) == Issue(A, 700.0)
-    assert delivery_step(ends, None, (None, None), NOW + 101) == Rest(NOW + 700, None)
-    kept = delivery_step(replace(WISH, ends=NOW + 1000), stored(), (IN_USE, None), NOW + 850)
-    assert kept == Rest(NOW + 1000, parse_token(jwt()))
+    assert delivery_step(ends, None, (None, None), at()) == Issue(A, 700.0)
+    assert delivery_step(ends, None, (None, None), at(101)) == Rest(599, None)
+    kept = delivery_step(replace(WISH, ends=NOW + 1000), stored(), (IN_USE, None), at(850))
+    assert kept == Rest(150, parse_token(jwt()))
 
 
 @pytest.mark.parametrize(
@@ -137,13 +144,51 @@ def test_a_token_does_not_outlive_the_grant_and_its_last_minutes_have_none() -> 
 )
 def test_what_a_death_or_somebody_else_has_left_is_found(text: str, bound: tuple[Secret | None, ...], expected: object) -> None:
     found = replace(stored(), text=text) if text else None
-    assert delivery_step(WISH, found, bound, NOW + 10) == expected
+    assert delivery_step(WISH, found, bound, at(10)) == expected
+
+
+def test_a_clock_that_was_ahead_once_makes_no_token_old() -> None:
+    step = delivery_step(WISH, stored(), (IN_USE, None), at(10, ahead=3600))
+    assert isinstance(step, Rest)
+    assert step.seconds == 790
+    assert delivery_step(replace(WISH, ends=NOW + 3700), None, (None, None), at(ahead=3600)) == Rest(100, None)
+
+
+def test_what_waits_to_be_deleted_is_not_in_use() -> None:
+    held = replace(IN_USE, held=True)
+    assert delivery_step(WISH, stored(), (held, None), at(10)) == Drop(held)
+    kept = replace(stored(), held=True)
+    assert delivery_step(WISH, kept, (IN_USE, None), at(10)) == Drop(kept)
+
+
+def test_a_secret_that_cannot_be_changed_is_replaced() -> None:
+    locked = replace(stored(), locked=True)
+    assert isinstance(delivery_step(WISH, locked, (IN_USE, None), at(10)), Rest)
+    assert delivery_step(WISH, locked, (IN_USE, None), at(800)) == Drop(locked)
+    assert delivery_step(replace(WISH, context_namespace="x"), locked, (IN_USE, None), at(10)) == Drop(locked)
+
+
+def test_a_leaked_token_goes_also_in_the_last_minutes_of_the_grant() -> None:
+    leaked = replace(WISH, ends=NOW + 300, rotation="leaked")
+    assert delivery_step(leaked, stored(), (IN_USE, None), at()) == Drop(IN_USE)
+    assert delivery_step(leaked, stored(), (None, None), at()) == Rest(300, None)
+
+
+def test_the_tokens_of_another_account_go_at_once() -> None:
+    others = replace(slot(B, "b-uid"), account="another")
+    assert delivery_step(WISH, stored(), (IN_USE, others), at(10)) == Drop(others)
+
+
+@pytest.mark.parametrize(("issued", "expires"), [(0, 10), (10, 10), (1, 10**400), (1, 1 << 40), (True, 2.5), (float("nan"), 5)])
+def test_times_that_are_made_up_make_no_token(issued: Any, expires: Any) -> None:
+    claims = {"iat": issued, "exp": expires, "kubernetes.io": {"secret": {"uid": "a"}, "serviceaccount": {"uid": "b"}}}
+    assert parse_token("a." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode() + ".c") is None
 
 
 def test_what_is_around_the_token_is_put_right_with_the_same_token() -> None:
     moved = replace(WISH, cluster=ClusterEntry("kubernetes", "https://b", b"PEM"))
     found = stored()
-    step = delivery_step(moved, found, (IN_USE, None), NOW + 10)
+    step = delivery_step(moved, found, (IN_USE, None), at(10))
     assert step == Rewrite(found, parse_token(jwt()))  # type: ignore[arg-type]
     assert "https://b" in moved.text(jwt())
 
@@ -152,7 +197,7 @@ def test_what_is_around_the_token_is_put_right_with_the_same_token() -> None:
 def test_a_secret_of_somebody_else_stops_everything(which: int) -> None:
     found: list[Secret | None] = [stored(), IN_USE, None]
     found[which] = replace(found[which] or slot(B, "b-uid"), ours=False)
-    step = delivery_step(WISH, found[0], found[1:], NOW)
+    step = delivery_step(WISH, found[0], found[1:], at())
     assert isinstance(step, Refused)
     assert step.reason is Reason.NAME_CONFLICT
 
@@ -161,6 +206,8 @@ def test_the_end_of_it_begins_with_what_tokens_die_by_and_leaves_what_is_not_our
     other = slot(B, "b-uid", ours=False)
     assert removal_step(stored(), (IN_USE, other)) == Drop(IN_USE)
     assert removal_step(stored(), (None, other)) == Drop(stored())
+    stripped = replace(stored(ours=False), marked=True)
+    assert removal_step(stripped, (None, other)) == Drop(stripped), "whoever strips one mark saves no token"
     assert removal_step(stored(ours=False), (None, other)) is None
     assert removal_step(None, (None, None)) is None
 
@@ -211,9 +258,11 @@ def test_what_is_written_is_read_back() -> None:
 
 
 @pytest.mark.parametrize("missing", ["labels", "ownerReferences"])
-def test_one_mark_alone_makes_a_secret_nobodys(missing: str) -> None:
+def test_one_mark_alone_makes_a_secret_nobodys_and_is_seen(missing: str) -> None:
     body = WISH.slot_body(A, 700.0, NOW)
-    assert not read_secret(raw(body, **{missing: None}), GRANT).ours
+    read = read_secret(raw(body, **{missing: None}), GRANT)
+    assert (read.ours, read.marked) == (False, True)
+    assert not read_secret(raw(body, labels=None, ownerReferences=None), GRANT).marked
     assert not read_secret(raw(body), GrantId("g", "another")).ours
 
 

@@ -31,7 +31,7 @@ def grant(*, generation: int = 1, status: Any = None, **spec: Any) -> Grant:
 
 def at(moment: datetime, latest: datetime | None = None) -> Reading:
     """A clock that shows this, or a time between two."""
-    return Reading(moment.timestamp(), (latest or moment).timestamp())
+    return Reading(moment.timestamp(), moment.timestamp(), (latest or moment).timestamp())
 
 
 def phase(of: Grant, now: Reading, *, begun: bool = False) -> Phase:
@@ -73,7 +73,7 @@ def test_without_times_a_grant_always_gives() -> None:
 
 def expired(generation: int) -> dict[str, Any]:
     """A status that says so."""
-    return {"conditions": [{"type": "Active", "status": "False", "reason": "Expired", "observedGeneration": generation}]}
+    return {"expiredGeneration": generation}
 
 
 def test_what_has_expired_stays_so_whatever_the_clock_says_until_the_spec_changes() -> None:
@@ -135,6 +135,14 @@ def test_an_expired_grant_is_ready_and_not_active() -> None:
     shown = {kind: (condition["status"], condition["reason"]) for kind, condition in status["conditions"].items()}
     assert shown == {"Ready": ("True", "Expired"), "Active": ("False", "Expired")}
     assert "nextTransitionTime" not in status
+    assert status["expiredGeneration"] == 1
+
+
+def test_it_is_told_before_all_of_it_is_gone() -> None:
+    status = told(grant(**TIMES), Phase.AFTER, bound=1)
+    assert status["conditions"]["Active"]["status"] == "True"
+    assert status["expiredGeneration"] == 1
+    assert "expiredGeneration" not in told(grant(**TIMES), Phase.DURING, bound=1)
 
 
 def test_a_grant_before_its_time_tells_when_it_begins() -> None:

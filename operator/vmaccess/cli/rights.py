@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from vmaccess.cli.connection import Connection, caller_of
+from vmaccess.cli.connection import Connection, Refused, caller_of
 from vmaccess.cli.failed import Failed
-from vmaccess.cli.grants import add_grant_option, read_grant
+from vmaccess.cli.grants import Account, add_grant_option, listed_accounts, owned_accounts, read_grant
+from vmaccess.policy.children import kubeconfig_names
 from vmaccess.policy.rights import OPERATOR_NAMESPACE, kubeconfig_rights
 
 
@@ -37,12 +38,15 @@ def add_verb(verbs: Any, connection: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Carry out the verb; raises Failed."""
+    wanted: dict[str, set[tuple[str, str]]] = {}
     with Connection(caller_of(options)) as api:
         grant = read_grant(api, options.grant)
-    wanted: dict[str, list[tuple[str, str]]] = {}
-    for entry in grant["spec"].get("serviceAccounts") or ():
-        if (kubeconfig := entry.get("kubeconfig")) is not None:
-            wanted.setdefault(entry["namespace"], []).append((entry["name"], kubeconfig["secretName"]))
+        for entry in grant["spec"].get("serviceAccounts") or ():
+            if (kubeconfig := entry.get("kubeconfig")) is not None:
+                wanted.setdefault(entry["namespace"], set()).add((entry["name"], kubeconfig["secretName"]))
+        for account in {*listed_accounts(grant), *owned_accounts(grant)}:
+            for secret in _remembered(api, account):
+                wanted.setdefault(account.namespace, set()).add((account.name, secret))
     if not wanted:
         raise Failed(f"VMAccessGrant {options.grant!r} asks for no kubeconfig: there is none in its spec.serviceAccounts")
     rights = [
@@ -51,6 +55,15 @@ def run(options: argparse.Namespace) -> None:
         for each in kubeconfig_rights(options.grant, namespace, kubeconfigs, options.operator_namespace)
     ]
     yaml.dump_all(rights, sys.stdout, _Whole, sort_keys=False)
+
+
+def _remembered(api: Connection, account: Account) -> tuple[str, ...]:
+    """Names of kubeconfigs that are still to be taken back, as the ServiceAccount says; none where the caller may not read it."""
+    try:
+        found = api.get(f"/api/v1/namespaces/{account.namespace}/serviceaccounts/{account.name}")
+    except Refused:
+        return ()
+    return kubeconfig_names(found["metadata"])
 
 
 class _Whole(yaml.SafeDumper):

@@ -34,6 +34,7 @@ class Clock:
         self._wall, self._monotonic = wall, monotonic
         # Seconds since 1970, less the monotonic clock's.
         self._latest: float | None = None
+        self._current = 0.0
         self._earliest = [0.0, 0.0]  # of this window and the last
         self._window_began = 0.0
         self._text = ""
@@ -52,6 +53,7 @@ class Clock:
         offset = server - now
         if self._latest is None:
             self._latest, self._earliest, self._window_began = offset, [offset, offset], now
+        self._current = offset
         stepped = offset > self._latest + STEP
         self._latest = max(self._latest, offset)
         self._turn(now, offset)
@@ -68,9 +70,10 @@ class Clock:
     def reading(self) -> Reading:
         """The time now; our own clock's where no answer has told any."""
         if self._latest is None:
-            return Reading(self._wall(), self._wall())
+            ours = self._wall()
+            return Reading(ours, ours, ours)
         now = self._monotonic()
-        return Reading(now + min(self._earliest), now + self._latest)
+        return Reading(now + min(self._earliest), now + self._current, now + self._latest)
 
     def _turn(self, now: float, offset: float) -> None:
         if now - self._window_began >= WINDOW:

@@ -47,13 +47,23 @@ SERVICE_ACCOUNT_AS_USER = (
 MIN_LIFETIME = 600  # seconds; the TokenRequest API takes no less, kubernetes pkg/apis/authentication/validation
 MAX_LIFETIME = 365 * 24 * 3600
 DEFAULT_LIFETIME = 3600
+MAX_SECRET_NAME = 240  # with an ending it is still the name of a Secret
 
 
 class Kubeconfig(Model):
     """A kubeconfig for a pipeline or a tool outside of the cluster, kept in a Secret."""
 
-    # Beside it there are two of this name and `-token-a` or `-token-b`.
-    secret_name: Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=240)] = Field(
+    # Beside it there are two of this name and an ending.
+    validations = (
+        Rule(
+            cel="!self.secretName.endsWith('-token-a') && !self.secretName.endsWith('-token-b')",
+            holds=lambda it: not it.secret_name.endswith(("-token-a", "-token-b")),
+            message="names with the endings -token-a and -token-b are those of the Secrets beside it: choose another",
+            field="secretName",
+        ),
+    )
+
+    secret_name: Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=MAX_SECRET_NAME)] = Field(
         description="Name of the Secret, in the namespace of the ServiceAccount. One that exists already is never touched. Its "
         "key `kubeconfig` holds the kubeconfig."
     )

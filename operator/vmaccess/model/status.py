@@ -120,6 +120,9 @@ class Status(Reported):
     )
     service_accounts: ServiceAccountList | None = Field(None, description="ServiceAccounts that exist and belong to the grant.")
     role: RoleStatus | None = Field(None, description="The role as it was computed from the live base role.")
+    expired_generation: Generation | None = Field(
+        None, description="Generation of the spec that has expired: it does not give access again, whatever becomes of a clock."
+    )
     next_transition_time: Moment | None = Field(
         None, description="When access begins or ends next because of notBeforeTime or expirationTime."
     )

@@ -14,17 +14,17 @@ def account_step(
     grant: GrantId,
     namespace: str,
     name: str,
-    wanted: AccountContent,
+    automount: bool,  # noqa: FBT001 - a value of the API, not a mode
     observed: Child | None,
     alive: Callable[[GrantId], bool],
 ) -> Step:
     """The next write towards the ServiceAccount `namespace`/`name` being there and ours.
 
-    What it remembers of earlier kubeconfigs stays: it is forgotten when they are gone.
+    What it remembers of kubeconfigs stays.
     `alive` tells whether another grant, which the ServiceAccount may belong to, is there to stay.
     """
     if observed is None:
-        return Create(Kind.SERVICE_ACCOUNT, namespace, name, wanted)
+        return Create(Kind.SERVICE_ACCOUNT, namespace, name, AccountContent(automount))
     match observed.whose(grant):
         case Whose.FOREIGN:
             return _taken(grant, observed, alive)
@@ -33,7 +33,7 @@ def account_step(
     if observed.deleting:
         return remove_step(observed)
     remembered = observed.content.kubeconfigs if isinstance(observed.content, AccountContent) else ()
-    content = AccountContent(wanted.automount, tuple(sorted({*remembered, *wanted.kubeconfigs})))
+    content = AccountContent(automount, remembered)
     if observed.content != content or not observed.marks_intact(grant):
         return Patch(observed, content, grant)
     return Settled()

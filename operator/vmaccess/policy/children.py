@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ import orjson
 
 from vmaccess.model.names import DNS_SUBDOMAIN
 from vmaccess.model.problems import MAX_GRANT_NAME
-from vmaccess.model.spec import RBAC_GROUP
+from vmaccess.model.spec import MAX_SECRET_NAME, RBAC_GROUP
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.rules import Rules
 
@@ -26,6 +26,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 MANAGED_BY_LABEL, MANAGED_BY = "app.kubernetes.io/managed-by", "vmaccess"
 GRANT_LABEL, UID_LABEL, PRESET_LABEL = f"{GROUP}/grant", f"{GROUP}/grant-uid", f"{GROUP}/preset"
 NAME_PREFIX = "vmaccess:"
+MAX_KUBECONFIGS = 4096  # characters of the annotation that are read
 KUBECONFIGS = (
     f"{GROUP}/kubeconfigs"  # annotation of a ServiceAccount: names of the Secrets that hold, or may hold, its kubeconfig
 )
@@ -342,19 +343,25 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
         label_grant=shared(labels.get(GRANT_LABEL, "")),
         label_uid=shared(labels.get(UID_LABEL, "")),
         owners=_owners(orjson.dumps(owners)) if (owners := meta.get("ownerReferences")) else (),
-        content=_content(kind, orjson.dumps([*(raw.get(field) for field in _FIELDS[kind]), *_notes(kind, meta)])),
+        content=_content(kind, orjson.dumps([raw.get(field) for field in _FIELDS[kind]])),
         label_preset=labels.get(PRESET_LABEL, ""),
         aggregates=_aggregates(labels) if kind is Kind.CLUSTER_ROLE else (),
         remembered=_remembered(known, meta["uid"]),
     )
+    if kind is Kind.SERVICE_ACCOUNT and child.label_managed_by == MANAGED_BY and (names := kubeconfig_names(meta)):
+        return replace(child, content=AccountContent(raw.get("automountServiceAccountToken"), names))
     if kind in (Kind.SERVICE_ACCOUNT, Kind.CLUSTER_ROLE) or child.relates_to():
         return child
     return None
 
 
-def _notes(kind: Kind, meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """Annotations that are part of the content."""
-    return ((meta.get("annotations") or {}).get(KUBECONFIGS, ""),) if kind is Kind.SERVICE_ACCOUNT else ()
+def kubeconfig_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of Secrets in the annotation, in their order. Somebody may have written anything there, and as much as he likes."""
+    text = (meta.get("annotations") or {}).get(KUBECONFIGS, "")
+    if len(text) > MAX_KUBECONFIGS:
+        return ()
+    names = {name for name in text.split(",") if len(name) <= MAX_SECRET_NAME and re.fullmatch(DNS_SUBDOMAIN, name)}
+    return tuple(sorted(names))
 
 
 def _aggregates(labels: Mapping[str, str]) -> tuple[str, ...]:
@@ -397,10 +404,8 @@ def _owner(raw: Mapping[str, Any]) -> Owner:
     )
 
 
-def _account(automount: bool | None, kubeconfigs: str) -> Content:  # noqa: FBT001 - a field of the API
-    return AccountContent(
-        automount, tuple(sorted({name for name in kubeconfigs.split(",") if re.fullmatch(DNS_SUBDOMAIN, name)}))
-    )
+def _account(automount: bool | None) -> Content:  # noqa: FBT001 - a field of the API
+    return AccountContent(automount)
 
 
 def _role(raw: Iterable[Mapping[str, Any]] | None, aggregation: Json | None = None) -> Content:

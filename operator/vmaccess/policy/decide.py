@@ -9,7 +9,6 @@ from vmaccess.model.problems import Problems
 from vmaccess.policy.access import Access, ClusterRoles, grant_step, hold_step, remove_step, withdraw_step
 from vmaccess.policy.accounts import account_step, remove_account_step
 from vmaccess.policy.children import (
-    AccountContent,
     BindingContent,
     Child,
     GrantId,
@@ -168,10 +167,7 @@ def decide_account(
         )
     if namespace.terminating:
         return _refusal(Refused(Reason.NAMESPACE_NOT_FOUND, f"ServiceAccount {name!r}: namespace {place!r} is being deleted"))
-    kubeconfig = listed.kubeconfig if isinstance(intent, Give) else None
-    kubeconfigs = (kubeconfig.secret_name,) if kubeconfig is not None else ()
-    wanted = AccountContent(bool(listed.automount_service_account_token), kubeconfigs)
-    return _towards(account_step(grant.id, place, name, wanted, observed, alive))
+    return _towards(account_step(grant.id, place, name, bool(listed.automount_service_account_token), observed, alive))
 
 
 def bound_accounts(grant: Grant, protected: Globs, observed: Callable[[str, str], Child | None]) -> Subjects:

@@ -20,18 +20,20 @@ from typing import Any
 
 import yaml
 
-from vmaccess.model.spec import MIN_LIFETIME
+from vmaccess.model.spec import MAX_LIFETIME, MIN_LIFETIME
 from vmaccess.policy.children import GROUP, ROTATE, GrantId
 from vmaccess.policy.credentials import ACCOUNT, EXPIRES, Route, credential_body, is_managed
 from vmaccess.policy.kubeconfig import ClusterEntry, kubeconfig
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Refused
-from vmaccess.policy.times import in_words
+from vmaccess.policy.times import Reading, in_words
 
 KEY = "kubeconfig"  # in the data of the Secret
 LIFETIME = f"{GROUP}/lifetime-seconds"  # annotation of a Secret that a token is bound to: what was asked for
 RENEWED_AT = 0.8  # of a token's life
 SLACK = 5.0  # seconds that do not matter
+LONGEST = MAX_LIFETIME + 86400  # seconds that a token may live; what says more is made up
+LAST = 1 << 35  # seconds since 1970 that a time can have
 TOKEN = re.compile(r"^    token: ([A-Za-z0-9_.-]{1,16384})$", re.MULTILINE)
 
 
@@ -58,14 +60,22 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """One of the three Secrets as it was read. `text` is the kubeconfig, empty in the other two; `expires` is 0 where it is not
-    known, `asked` is the lifetime in seconds that was asked for.
+    """One of the three Secrets as it was read.
+
+    `ours` says that it carries both marks of the grant, `marked` that it carries one of them at least. `held` is there while it
+    waits to be deleted, `locked` where nothing in it can be changed. `text` is the kubeconfig, empty in the other two; `expires`
+    is 0 where it is not known, `asked` is the lifetime in seconds that was asked for.
     """
 
     name: str
     uid: str
     version: int
     ours: bool
+    marked: bool
+    held: bool
+    locked: bool
+    finalizers: bool
+    account: str
     text: str
     rotation: str
     expires: float
@@ -142,17 +152,21 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Nothing to do until then, in seconds since 1970. `token` is the one in use, None where there is none any more."""
+    """Nothing to do for so many seconds. `token` is the one in use, None where there is none any more."""
 
-    until: float
+    seconds: float
     token: Token | None
 
 
 Step = Issue | Rewrite | Drop | Rest | Refused
 
 
-def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | None], now: float) -> Step:
-    """The next step, given the Secret with the kubeconfig and the two (of `slots`, in their order), None where there is none."""
+def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | None], now: Reading, *, fresh: str = "") -> Step:
+    """The next step, given the Secret with the kubeconfig and the two (of `slots`, in their order), None where there is none.
+
+    By the latest time for the end of the grant, and by the present one for the age of a token, which is of the same clock. API
+    servers may disagree: what is bound to the uid `fresh` is known to be young, whatever they say.
+    """
     for each in (stored, *bound):
         if each is not None and not each.ours:
             return Refused(
@@ -160,40 +174,53 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
                 f"Secret {wish.namespace}/{each.name} exists and is not this grant's: it is not touched; choose another "
                 f"kubeconfig.secretName, or delete it",
             )
+    if stored is not None and stored.held:
+        return Drop(stored)
     token = read_token(stored.text) if stored is not None else None
-    current = next((slot for slot in bound if slot is not None and token is not None and slot.uid == token.secret_uid), None)
+    in_use = [slot for slot in bound if slot is not None and token is not None and slot.uid == token.secret_uid and not slot.held]
+    current = in_use[0] if in_use else None
     others = [slot for slot in bound if slot is not None and slot is not current]
-    if stored is not None and token is not None and current is not None and not _is_due(wish, token, current, now):
+    if over := [slot for slot in others if slot.held or not _is_wanted(wish, slot)]:
+        return Drop(over[0])
+    if stored is not None and token is not None and current is not None and not _is_due(wish, token, current, now.current, fresh):
         if stored.text != wish.text(token.value):
-            return Rewrite(stored, token)
-        if over := [slot for slot in others if slot.expires <= now or slot.rotation != wish.rotation]:
+            return Drop(stored) if stored.locked else Rewrite(stored, token)
+        if over := [slot for slot in others if slot.expires <= now.current]:
             return Drop(over[0])
-        return Rest(min(token.renewal, *(slot.expires for slot in others), wish.ends), token)
-    if wish.ends - now < MIN_LIFETIME:
-        return Rest(
-            wish.ends, token if current is not None else None
-        )  # none so short can be had, and the end takes away all of it
+        times = (token.renewal, *(slot.expires for slot in others))
+        return Rest(min(*(time - now.current for time in times), wish.ends - now.latest), token)
+    if (left := wish.ends - now.latest) < MIN_LIFETIME:  # no token so short can be had, and the end takes away all of it
+        if current is not None and token is not None and (not _is_wanted(wish, current) or token.account_uid != wish.account_uid):
+            return Drop(current)
+        return Rest(left, token if current is not None else None)
     if others:
         return Drop(others[0])  # older than the one in use, or never used
+    if stored is not None and stored.locked:
+        return Drop(stored)
     free = next(name for name in slots(wish.secret) if current is None or name != current.name)
-    return Issue(free, min(wish.lifetime, wish.ends - now))
+    return Issue(free, min(wish.lifetime, left))
 
 
 def removal_step(stored: Secret | None, bound: Sequence[Secret | None]) -> Drop | None:
     """The next Secret to delete of a kubeconfig that is not wanted any more: first those by which tokens die. None when all are
-    gone; what is not ours stays.
+    gone. One mark is enough here: whoever strips the other saves no token. What has none is somebody else's, and stays.
     """
-    return next((Drop(each) for each in (*bound, stored) if each is not None and each.ours), None)
+    return next((Drop(each) for each in (*bound, stored) if each is not None and each.marked), None)
 
 
-def _is_due(wish: Wish, token: Token, slot: Secret, now: float) -> bool:
+def _is_wanted(wish: Wish, slot: Secret) -> bool:
+    """Whether the tokens of a Secret may live on until their end: not after a rotation, nor those of another ServiceAccount."""
+    return slot.rotation == wish.rotation and slot.account == wish.account
+
+
+def _is_due(wish: Wish, token: Token, slot: Secret, now: float, fresh: str) -> bool:
     """Whether a token is to be replaced. By what was asked for, not by what was given: else a server that gives more would be
     asked for ever.
     """
     return (
         token.account_uid != wish.account_uid
-        or slot.rotation != wish.rotation
-        or token.renewal <= now
+        or not _is_wanted(wish, slot)
+        or (token.renewal <= now and slot.uid != fresh)
         or slot.asked > wish.lifetime + SLACK
         or token.issued + slot.asked > wish.ends + SLACK
     )
@@ -210,24 +237,30 @@ def parse_token(value: str) -> Token | None:
     try:
         payload = value.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        kubernetes = claims["kubernetes.io"]
-        return Token(
-            value, kubernetes["secret"]["uid"], kubernetes["serviceaccount"]["uid"], float(claims["iat"]), float(claims["exp"])
-        )
-    except (ValueError, LookupError, TypeError, binascii.Error, RecursionError):
+        kubernetes, issued, expires = claims["kubernetes.io"], claims["iat"], claims["exp"]
+        secret, account = kubernetes["secret"]["uid"], kubernetes["serviceaccount"]["uid"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
+    if not (isinstance(issued, int) and isinstance(expires, int) and 0 < issued < expires <= issued + LONGEST and expires < LAST):
+        return None  # somebody has made it up
+    return Token(value, secret, account, float(issued), float(expires))
 
 
 def read_secret(raw: Mapping[str, Any], grant: GrantId) -> Secret:
     """One of the three as the API server answers. It is ours by both marks: by one alone anybody could make us touch his."""
     meta = raw["metadata"]
     labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
-    owned = any(reference.get("uid") == grant.uid for reference in meta.get("ownerReferences") or ())
+    marks = (any(each.get("uid") == grant.uid for each in meta.get("ownerReferences") or ()), is_managed(labels, grant))
     return Secret(
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        ours=owned and is_managed(labels, grant),
+        ours=all(marks),
+        marked=any(marks),
+        held="deletionTimestamp" in meta,
+        locked=bool(raw.get("immutable")),
+        finalizers=bool(meta.get("finalizers")),
+        account=notes.get(ACCOUNT, ""),
         text=_decoded((raw.get("data") or {}).get(KEY, "")),
         rotation=notes.get(ROTATE, ""),
         expires=_seconds(notes.get(EXPIRES, "")),

@@ -166,6 +166,7 @@ def report(grant: Grant, facts: Facts, now: str) -> dict[str, Any]:
         )
         or None,
         role=_role(grant, facts),
+        expired_generation=grant.generation if facts.phase is Phase.AFTER else None,
         next_transition_time=in_words(following) if following is not None else None,
     )
     return status.dump()

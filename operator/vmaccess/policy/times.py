@@ -9,7 +9,6 @@ from enum import Enum
 from typing import Any
 
 from vmaccess.model.grant import Withdrawals
-from vmaccess.policy.reasons import Reason
 
 SOON = 3600.0  # seconds before its end for which a grant says that it ends soon
 
@@ -24,9 +23,10 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What time it is, in seconds since 1970, as far as that is known: not before `earliest`, and perhaps as late as `latest`."""
+    """What time it is, in seconds since 1970: not before `earliest`, maybe as late as `latest`, `current` by the last answer."""
 
     earliest: float
+    current: float
     latest: float
 
 
@@ -45,10 +45,7 @@ def phase_of(limits: Withdrawals, status: Mapping[str, Any], generation: int, no
 
 def has_expired(status: Mapping[str, Any], generation: int) -> bool:
     """Whether the status tells of this generation that it has expired."""
-    return any(
-        condition.get("reason") == Reason.EXPIRED and condition.get("observedGeneration") == generation
-        for condition in status.get("conditions") or ()
-    )
+    return status.get("expiredGeneration") == generation
 
 
 def next_transition(limits: Withdrawals, phase: Phase) -> datetime | None:
