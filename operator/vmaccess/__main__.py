@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 
 from pythonjsonlogger.json import JsonFormatter
 
+from vmaccess import lean
 from vmaccess import settings as options
 from vmaccess.cluster.credentials import NoCredentials
 from vmaccess.health import CannotListen
@@ -24,15 +24,12 @@ else:
 
 log = logging.getLogger("vmaccess")
 
-GARBAGE = 25_000  # objects made between two looks for cycles; at the default of 700, reading long lists is mostly such looks
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the operator; exits 0 after SIGTERM or SIGINT, 1 on an error."""
     settings = options.read(arguments)
     _log_to_stderr(settings)
-    gc.freeze()  # what has been imported stays
-    gc.set_threshold(GARBAGE)
+    lean.settle()
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_until_signal(settings))
