@@ -177,7 +177,7 @@ class Controller:
                 if part is Part.ACCOUNT and self._access(progress) != progress.access:
                     self.wake(name)  # whom the bindings name has changed
                 if part is not Part.CLUSTER_ROLE and self._waits_for_bindings(progress):
-                    self.queue.add_after(Key(Part.CLUSTER_ROLE, name), LEAVERS_GONE)
+                    self.queue.add_after(Key(Part.CLUSTER_ROLE, name), LEAVERS_GONE, urgent=True)
             elif new is not None or not self.world.related_namespaces(name):
                 self.queue.add(Key(Part.GRANT, name))
 
@@ -266,6 +266,7 @@ class Controller:
             await work(key, progress)
         else:  # the grant itself waits in the queue, and whatever is to be done follows from it
             self.queue.forget(key)
+            self._delivery.doubt(key)
 
     async def _look_at_grant(self, grant: Grant) -> None:
         """Decide anew, for every ServiceAccount and namespace that the grant has to do with, whether there is work."""
@@ -310,13 +311,19 @@ class Controller:
             if failing:
                 return  # it stays failed until a try succeeds
         elif key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
-            self.queue.add_after(key, LEAVERS_GONE_AT_LAST)
+            self.queue.add_after(key, LEAVERS_GONE_AT_LAST, urgent=True)
         progress.note(key, decision.outcome)
 
     async def _deliver(self, key: Key, progress: Progress) -> None:
         """See to the kubeconfig of a ServiceAccount; one that is taken away waits for the bindings."""
         account = self.world.account(key.namespace, key.account)
-        goes = isinstance(progress.intent, Take) or (key.namespace, key.account) not in progress.grant.accounts
+        match progress.intent:
+            case Take():
+                goes = True
+            case Give():
+                goes = (key.namespace, key.account) not in progress.grant.accounts
+            case _:
+                goes = False
         if goes and account is not None and self._is_bound(progress, key):
             self.queue.add_after(key, BINDINGS_FIRST)
             return
@@ -338,7 +345,7 @@ class Controller:
             if not isinstance(decision.step, Write):
                 self._settled(progress, key, decision, drifted=drifted and tried > 0)
                 if key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
-                    self.queue.add_after(key, LEAVERS_GONE_AT_LAST)
+                    self.queue.add_after(key, LEAVERS_GONE_AT_LAST, urgent=True)
                 return
             if tried == MAX_STEPS:
                 self._failed(progress, key, decision, Reason.API_ERROR, "somebody else keeps changing what is to be written here")
@@ -506,7 +513,7 @@ class Controller:
         """Whether what is awaited since then still has time; the grant is looked at again when it has not."""
         left = since + grace - _now()
         if left > 0:
-            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), left)
+            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), left, urgent=True)
         return left > 0
 
     def _revokes_at_once(self, progress: Progress) -> bool:

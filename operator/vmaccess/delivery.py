@@ -40,7 +40,7 @@ from vmaccess.policy.delivery import (
     removal_step,
     slots,
 )
-from vmaccess.policy.grant import Give, Grant, Take
+from vmaccess.policy.grant import Grant, Hold, Leave, Take
 from vmaccess.policy.kubeconfig import ClusterEntry
 from vmaccess.policy.namespaces import Globs, globs
 from vmaccess.policy.reasons import Reason
@@ -100,6 +100,10 @@ class Delivery:
             for key in [key for key in known if key.grant == grant]:
                 del known[key]
 
+    def doubt(self, key: Key) -> None:
+        """Its turn has come at a moment at which nothing could be done: `plan` is to give it another, whatever has settled."""
+        self._settled.pop(key, None)
+
     def plan(self, progress: Progress, key: Key) -> None:
         """Have the kubeconfig looked at, unless it is as it should be, or nothing is to be touched."""
         goal, names = self._goal(progress, key)
@@ -115,7 +119,14 @@ class Delivery:
         if not failing:
             progress.note(key, PENDING if goal is not None else REVOKING)
         if not (failing and self._queue.failures(key) and self._tried.get(key) == (goal, names)):  # else its back-off goes on
-            self._queue.add(key, urgent=goal is None)
+            self._queue.add(key, urgent=self._takes_away(key, goal, names))
+
+    def _takes_away(self, key: Key, goal: Goal, names: Sequence[str]) -> bool:
+        """Whether a credential is to end: one that is not wanted any more, or that another is to take the place of."""
+        if not isinstance(goal, Wish):
+            return True
+        before, _ = self._tried.get(key, (None, ()))
+        return any(name != goal.secret for name in names) or (isinstance(before, Wish) and before.rotation != goal.rotation)
 
     def comes_first(self, progress: Progress, account: Child) -> bool:
         """Whether a ServiceAccount that is to go has to wait for its kubeconfig's Secrets; not for what cannot be removed."""
@@ -158,10 +169,13 @@ class Delivery:
         if grant is None or account is None or account.whose(grant.id) is not Whose.OURS:
             return None, ()
         names = tuple(sorted({*_kubeconfigs(account), *self._names.get(key, ())}))
-        if not isinstance(progress.intent, Give | Take):
-            return Wait("nothing is given and nothing is taken") if names else None, ()
         listed = grant.accounts.get((key.namespace, key.account))
         wanted = listed.kubeconfig if listed is not None else None
+        match progress.intent:
+            case Hold() if wanted is not None and wanted.secret_name in names:
+                names = (wanted.secret_name,)  # kept going, as all that is there
+            case Hold() | Leave():
+                return Wait("nothing is given and nothing is taken") if names else None, ()
         if wanted is None or isinstance(progress.intent, Take) or key.namespace in self._protected:
             return None, names
         if (server := wanted.server or self._offer.server) is None:

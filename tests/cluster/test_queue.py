@@ -320,6 +320,41 @@ async def test_the_earlier_of_two_delayed_adds_wins_and_an_immediate_one_overtak
     assert await nothing(queue)
 
 
+async def test_what_is_urgent_stays_so_when_it_fails_or_has_to_wait() -> None:
+    """What is to end must not come back behind ten thousand creates because somebody's answer was not there yet."""
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add(A, urgent=True)
+    queue.add(B, urgent=True)
+    await take(queue, 2)
+    queue.add_after(A, 0.001)
+    queue.retry(B)
+    queue.done(A)
+    queue.done(B)
+    queue.add(C)
+    await asyncio.sleep(0.4)
+    assert (await drain(queue))[-1] == C
+
+
+async def test_a_delayed_add_can_be_urgent_whether_another_comes_earlier_or_later() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add_after(A, 0.001)
+    queue.add_after(A, 0.05, urgent=True)
+    queue.add_after(B, 0.05, urgent=True)
+    queue.add_after(B, 0.001)
+    queue.add(C)
+    await asyncio.sleep(0.02)
+    assert await drain(queue) == [A, B, C]
+
+
+async def test_a_delayed_urgent_add_moves_a_key_that_waits_among_the_others() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add(C)
+    queue.add(A)
+    queue.add_after(A, 0.001, urgent=True)
+    await asyncio.sleep(0.02)
+    assert await drain(queue) == [A, C]
+
+
 async def test_the_age_of_the_oldest_key_tells_of_a_queue_that_is_stuck() -> None:
     queue: WorkQueue[Key] = WorkQueue()
     assert queue.oldest() == 0

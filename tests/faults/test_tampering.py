@@ -17,6 +17,7 @@ from tests.faults.test_times import HOUR_LONG, Steps, shown
 from tests.stage import GRANTS, RBAC, Json, Stage
 from vmaccess import delivery
 from vmaccess.cluster.api import ApiError
+from vmaccess.keys import Key, Part
 
 __all__ = ["named"]  # a fixture
 
@@ -158,6 +159,48 @@ async def test_after_a_hold_it_is_looked_at_again(
             await until(lambda: secret(stage, home, "one-kubeconfig"), "the kubeconfig to be made again")
     finally:
         remove_base_role(stage, base)
+
+
+async def test_without_its_base_role_a_grant_keeps_its_kubeconfig_and_gets_no_other(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+) -> None:
+    """Nothing existing is removed then: a token that is not renewed in time would be."""
+    stage, (name, home), steps = bare_stage, named, Steps()
+    base = base_role(stage, LIST_VMS)
+    role = {"from": base, "keep": [LIST_VMS]}
+    stage.respec(name, grant_of(home, one(home, tokenLifetimeSeconds=1000), role=role))
+    try:
+        async with test_times.running(kubeconfig, steps):
+            await shown(stage, name, "Granted")
+            first = await token(stage, home)
+            remove_base_role(stage, base)
+            await shown(stage, name, "BaseRoleNotFound", ready="False")
+            other = account("other", home, server=SERVER)
+            stage.respec(name, grant_of(home, one(home, tokenLifetimeSeconds=1000), other, role=role))
+            await shown(stage, name, "BaseRoleNotFound", ready="False")
+        steps.servers = 810.0
+        async with test_times.running(kubeconfig, steps):
+            await token(stage, home, other_than=first)
+        assert stage.child("serviceaccounts", home, "other") is None
+    finally:
+        remove_base_role(stage, base)
+
+
+async def test_a_kubeconfig_whose_turn_comes_just_as_the_grant_changes_gets_another(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its timer is used up, and all is as it was when it was last looked at: it must be looked at all the same."""
+    stage, (name, home) = bare_stage, named
+    async with running(kubeconfig) as (controller, _):
+        first = await granted(stage, name, home)
+        key = Key(Part.KUBECONFIG, name, home, "one")
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(controller, "_is_about", lambda *_: False)  # as between a change and the look at the grant
+            controller.queue.add(key)
+            await until(lambda: len(controller.queue) == 0, "its turn")
+        stage.request("DELETE", path(home, "one-kubeconfig-token-a"))
+        controller.wake(name)
+        await token(stage, home, other_than=first)
 
 
 async def test_a_clock_that_is_put_back_makes_no_token_old(kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]) -> None:

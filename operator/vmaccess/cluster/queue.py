@@ -7,6 +7,7 @@ import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 
@@ -90,7 +91,7 @@ class WorkQueue(Generic[K]):
 
     A key is worked on by one task at a time. One added meanwhile is handed out again after `done`. `retry` adds a key after a
     delay that doubles with every failure until `forget`. The first of several delayed adds wins; an immediate `add` overtakes
-    them all.
+    them all. What was urgent when it was handed out stays so when it is put off or fails.
 
     As much is handed out at once as `level` says, not counting what hangs, and up to twice as much in all; a place gets its share
     of that, and next to nothing while work hangs there. What is urgent has a reserve on top.
@@ -107,7 +108,7 @@ class WorkQueue(Generic[K]):
         self._at: Counter[tuple[int, str]] = Counter()  # how many are worked on at a place
         self._slow: set[tuple[int, str]] = set()  # places where work hangs, or the last did
         self._again: dict[K, bool] = {}  # added while worked on; the value is whether it is urgent
-        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._timers: dict[K, tuple[asyncio.TimerHandle, bool]] = {}  # with whether it will be urgent
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()  # there may be something to hand out
         self._idle = asyncio.Event()
@@ -137,9 +138,8 @@ class WorkQueue(Generic[K]):
 
     def add(self, key: K, *, urgent: bool = False) -> None:
         """Have the key worked on as soon as possible; urgent ones overtake the others, also when they wait already."""
-        timer = self._timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
+        if (put_off := self._timers.pop(key, None)) is not None:
+            put_off[0].cancel()
         if self.is_working(key):
             self._again[key] = self._again.get(key, False) or urgent
             return
@@ -152,17 +152,24 @@ class WorkQueue(Generic[K]):
         self._lanes[lane].append(entry)
         self._changed.set()
 
-    def add_after(self, key: K, seconds: float) -> None:
-        """Have the key worked on in a while, or earlier where it is already due earlier."""
-        if key in self._waiting or key in self._again:
+    def add_after(self, key: K, seconds: float, *, urgent: bool = False) -> None:
+        """Have the key worked on in a while, or earlier where it is already due earlier; as urgently as anybody wants it."""
+        if (being_done := self._working.get(key) or self._hanging.get(key)) is not None:
+            urgent = urgent or being_done[0] == 0
+        if key in self._again:
+            self._again[key] = self._again[key] or urgent
+            return
+        if (waiting := self._waiting.get(key)) is not None and (waiting.lane == 0 or not urgent):
             return
         loop = asyncio.get_running_loop()
-        timer = self._timers.get(key)
-        if timer is not None:
-            if timer.when() <= loop.time() + seconds:
+        when = loop.time() + seconds
+        if (put_off := self._timers.get(key)) is not None:
+            timer, as_urgent = put_off
+            if timer.when() <= when and as_urgent >= urgent:
                 return
             timer.cancel()
-        self._timers[key] = loop.call_later(seconds, self.add, key)
+            when, urgent = min(when, timer.when()), urgent or as_urgent
+        self._timers[key] = loop.call_at(when, partial(self.add, key, urgent=urgent)), urgent
 
     def retry(self, key: K, *, at_least: float = 0.0) -> tuple[float, int]:
         """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now.
