@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 
 from vmaccess.cluster.api import Api, ApiError
@@ -19,29 +18,23 @@ from vmaccess.cluster.events import Events
 from vmaccess.cluster.executor import MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
+from vmaccess.deciding import Decider
 from vmaccess.delivery import NOTHING_OFFERED, Delivery, Offer
-from vmaccess.departed import BINDINGS_FIRST, REVOKE_GRACE, Departed
+from vmaccess.departed import BINDINGS_FIRST, Departed
 from vmaccess.keys import Key, Part
+from vmaccess.ontheirway import OnTheirWay
 from vmaccess.ownership import Life, Ownership
-from vmaccess.policy.access import Access, is_ready
-from vmaccess.policy.children import AGGREGATE_PREFIX, BindingContent, Child, GrantId, Kind, PresetId, RoleContent, Whose
-from vmaccess.policy.cluster_role import Bindings
+from vmaccess.policy.children import AGGREGATE_PREFIX, Child, GrantId, Kind, PresetId, Whose
 from vmaccess.policy.decide import (
     GRANTED,
-    ClusterSide,
     Decision,
-    bound_accounts,
-    decide_account,
-    decide_cluster_role,
-    decide_namespace,
 )
-from vmaccess.policy.grant import Deletion, Give, Grant, Leave, Take, rules_hash
+from vmaccess.policy.grant import Give, Grant, Leave, Take
 from vmaccess.policy.kubevirt import AGGREGATING, DEFAULT_BASE
-from vmaccess.policy.namespaces import Globs, Namespace, Place, candidates, place
+from vmaccess.policy.namespaces import Globs, Namespace, Place, place
 from vmaccess.policy.reasons import Reason
-from vmaccess.policy.report import State, failed
-from vmaccess.policy.rules import Rules
-from vmaccess.policy.steps import Create, Delete, Wait, Write, takes_away
+from vmaccess.policy.report import failed
+from vmaccess.policy.steps import Delete, Wait, Write, takes_away
 from vmaccess.policy.times import Phase
 from vmaccess.progress import Progress
 from vmaccess.reporting import TOLD, Reporter
@@ -50,12 +43,9 @@ from vmaccess.timing import Timing
 
 log = logging.getLogger(__name__)
 
-ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
-ROLE_GRACE = 2.0  # seconds for which what gives too much waits for the ClusterRole that is to take its place
 OVER_GRACE = 5.0  # seconds for which all else waits at the start for the end of what is over
 ASKED_AGAIN = 0.05  # seconds after which the answer that another key waits for should be there
 DESPERATE = 4  # failures, some four seconds, after which the next best is done to take away what should be gone
-UNANSWERED = 60.0  # seconds for which a write that was not answered may still happen: kube-apiserver's --request-timeout
 UNUSED_SEEN = 0.5  # seconds after the end of a binding in which a shared ClusterRole is looked at: it may be the last one
 LEAVERS_GONE_AT_LAST = 1.0  # the same where no change to a binding tells that it is time
 LEAVERS_GONE = 0.05  # seconds after which a ClusterRole that waits for bindings is looked at again
@@ -74,14 +64,12 @@ class Controller:
         self._executor = Executor(api, self.world.children)
         self.timing = Timing(api, self.world, self.wake)
         self._shared = SharedRoles(self.world, self._executor, self.queue, self.wake, self.timing)
+        self._on_their_way = OnTheirWay()
+        self._decider = Decider(self.world, self.queue, self._shared, self._on_their_way, self._protected)
         self._delivery = Delivery(api, self.world, self.queue, self._executor, self.timing, self._protected, offer)
         self._reporter = Reporter(api, self.world, self.events, self._shared, self.timing, self._delivery)
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
         self._progress: dict[str, Progress] = {}
-        # Who is bound to a ClusterRole of a grant's own by writes on their way: what each was decided for. The same where no
-        # answer came, and until when it may happen.
-        self._binding: dict[Key, Progress] = {}
-        self._unanswered: list[tuple[str, Progress, float]] = []
         self._aggregation_told = False
         self.repairs = 0
         self.started = False
@@ -174,7 +162,7 @@ class Controller:
                 if new is None and old is not None and old.whose(progress.grant.id) is Whose.OURS:
                     progress.lost[key] = _now()
                 self.queue.add(key, urgent=self._is_urgent(progress, key))
-                if part is Part.ACCOUNT and self._access(progress) != progress.access:
+                if part is Part.ACCOUNT and self._decider.access(progress) != progress.access:
                     self.wake(name)  # whom the bindings name has changed
                 if part is not Part.CLUSTER_ROLE and self._waits_for_bindings(progress):
                     self.queue.add_after(Key(Part.CLUSTER_ROLE, name), LEAVERS_GONE, urgent=True)
@@ -188,7 +176,7 @@ class Controller:
         grant = self.world.grant(key.grant)
         if self.queue.is_working(key) or grant is None or not self._is_about(progress, grant):
             return False  # it is seen by who works on it, or the whole grant is looked at
-        decision = self._decide(progress, key)
+        decision = self._decider.decide(progress, key)
         if not isinstance(decision.step, Write):
             return False
         if progress.outcome(key) == GRANTED:
@@ -274,7 +262,7 @@ class Controller:
         progress = Progress.of(grant, self.world.base(grant.base), self.timing.phase(grant), known, now=_now())
         self._progress[name] = progress
         if progress is not known:
-            progress.before = self._rules_before(progress, known)
+            progress.before = self._decider.rules_before(progress, known)
             self._shared.check()
             if isinstance(progress.intent, Give) and isinstance(owner := progress.intent.target.owner, PresetId):
                 self._shared.check(owner.preset)
@@ -282,16 +270,16 @@ class Controller:
             self.departed.tell_orphaned(grant.id)
             return
         self._plan(progress, Key(Part.CLUSTER_ROLE, name))
-        if self._revokes_at_once(progress):
+        if self._decider.revokes_at_once(progress):
             return  # it is looked at again when that is done
-        for account in self._accounts_of(progress):
+        for account in self._decider.accounts_of(progress):
             self._plan(progress, Key(Part.ACCOUNT, name, *account))
-        progress.access = self._access(progress)
-        for count, namespace in enumerate(self._namespaces_of(progress)):
+        progress.access = self._decider.access(progress)
+        for count, namespace in enumerate(self._decider.namespaces_of(progress)):
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
             self._plan(progress, Key(Part.NAMESPACE, name, namespace))
-        for account in self._accounts_of(progress):
+        for account in self._decider.accounts_of(progress):
             self._delivery.plan(progress, Key(Part.KUBECONFIG, name, *account))
         progress.planned = True
         self._tell(progress)
@@ -301,7 +289,7 @@ class Controller:
         return progress.is_about(grant, self.world.base(grant.base), self.timing.phase(grant))
 
     def _plan(self, progress: Progress, key: Key) -> None:
-        decision = self._decide(progress, key)
+        decision = self._decider.decide(progress, key)
         if isinstance(decision.step, Write):
             known = progress.outcome(key)
             failing, urgent = known is not None and known.reason is not None, takes_away(decision.step)
@@ -324,7 +312,7 @@ class Controller:
                 goes = (key.namespace, key.account) not in progress.grant.accounts
             case _:
                 goes = False
-        if goes and account is not None and self._is_bound(progress, key):
+        if goes and account is not None and self._decider.is_bound(progress, key):
             self.queue.add_after(key, BINDINGS_FIRST)
             return
         try:
@@ -341,7 +329,7 @@ class Controller:
                 self.wake(key.grant)
                 return
             self.queue.covered(key)
-            decision = self._decide(progress, key)
+            decision = self._decider.decide(progress, key)
             if not isinstance(decision.step, Write):
                 self._settled(progress, key, decision, drifted=drifted and tried > 0)
                 if key.part is Part.CLUSTER_ROLE and isinstance(decision.step, Wait):
@@ -357,35 +345,30 @@ class Controller:
                 self.queue.add_after(key, BINDINGS_FIRST)
                 return
             try:
-                if binds := _binds_own_cluster_role(decision.step, grant.id):
-                    self._binding[key] = progress
-                asked = self._ownership.asked
-                match await self._ownership.of(progress, key, decision.step):
-                    case Life.ENDED:
-                        self.queue.retry(key)  # the mirror is behind, and will bring the end
-                        return
-                    case Life.ASKED:
-                        self.queue.add_after(key, ASKED_AGAIN)
-                        return
-                if self._ownership.asked != asked and not self._still(progress, key, decision):
-                    continue  # the world went on while that was asked
-                desperate = self.queue.failures(key) >= DESPERATE
-                await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE, desperate=desperate)
-                tried += 1
+                with self._on_their_way.sent(progress, key, decision.step):
+                    asked = self._ownership.asked
+                    match await self._ownership.of(progress, key, decision.step):
+                        case Life.ENDED:
+                            self.queue.retry(key)  # the mirror is behind, and will bring the end
+                            return
+                        case Life.ASKED:
+                            self.queue.add_after(key, ASKED_AGAIN)
+                            return
+                    if self._ownership.asked != asked and not self._still(progress, key, decision):
+                        continue  # the world went on while that was asked
+                    desperate = self.queue.failures(key) >= DESPERATE
+                    await self._executor.write(decision.step, grant.id, insist=tried >= PATIENCE, desperate=desperate)
+                    tried += 1
             except WriteFailed as error:
-                if binds and not error.answered:
-                    self._unanswered = [*self._may_still_happen(), (key.grant, progress, _now() + UNANSWERED)]
                 self._failed(progress, key, decision, error.reason, error.message, final=error.final)
                 raise
             except ApiError as error:
                 self._failed(progress, key, decision, Reason.API_ERROR, str(error))
                 raise
-            finally:
-                self._binding.pop(key, None)
 
     def _still(self, progress: Progress, key: Key, decision: Decision) -> bool:
         """Whether a decision holds."""
-        return self._progress.get(key.grant) is progress and self._decide(progress, key) == decision
+        return self._progress.get(key.grant) is progress and self._decider.decide(progress, key) == decision
 
     def _begun(self, progress: Progress, key: Key, decision: Decision) -> None:
         """Work has begun. Should it take long, or never come to its end, the status must not go on saying that all is well."""
@@ -423,7 +406,7 @@ class Controller:
     def _follow_up(self, progress: Progress, key: Key) -> None:
         if key.part is Part.ACCOUNT:
             self._delivery.plan(progress, key._replace(part=Part.KUBECONFIG))
-        if key.part is Part.ACCOUNT and self._access(progress) != progress.access:
+        if key.part is Part.ACCOUNT and self._decider.access(progress) != progress.access:
             self.wake(key.grant)  # whom the bindings name has changed
         elif key.part is Part.CLUSTER_ROLE:
             self.wake(key.grant)  # what the bindings wait for has changed
@@ -445,97 +428,6 @@ class Controller:
         await self._reporter.write(progress)
         self.queue.forget(key)
 
-    def _decide(self, progress: Progress, key: Key) -> Decision:
-        grant, namespace = progress.grant, self.world.namespace(key.namespace)
-        if key.part is Part.ACCOUNT:
-            where = (key.namespace, key.account)
-            account = self.world.account(*where)
-            return decide_account(grant, progress.intent, where, namespace, self._protected, account, self._is_alive)
-        observed = [child for child in self.world.related(key.grant, key.namespace) if child.kind is not Kind.SERVICE_ACCOUNT]
-        if key.part is Part.CLUSTER_ROLE:
-            bindings = Bindings(
-                self.world.related_bindings(key.grant), partial(self._stays, grant), settled=not self._has_stale_writes(progress)
-            )
-            return decide_cluster_role(grant, progress.intent, self._protected, observed, bindings, self.world.account)
-        at = key.namespace, place(grant.limits, key.namespace, namespace, self._protected)
-        side = self._cluster_side(progress)
-        return decide_namespace(grant, progress.intent, progress.access, at, self._protected, observed, side)
-
-    def _is_alive(self, grant_id: GrantId) -> bool:
-        grant = self.world.grant(grant_id.name)
-        return grant is not None and grant.id == grant_id and grant.deletion is Deletion.NONE
-
-    def _access(self, progress: Progress) -> Access | None:
-        """What is bound, once it is known which of the listed ServiceAccounts are there and ours."""
-        if not isinstance(progress.intent, Give):
-            return None
-        accounts = bound_accounts(progress.grant, self._protected, self.world.account)
-        there = {(account.namespace, account.name) for account in accounts}
-        if any(outcome.state is State.PENDING and account not in there for account, outcome in progress.accounts.items()):
-            if progress.awaited_since is None:
-                progress.awaited_since = _now()
-            if self._again_within(ACCOUNT_GRACE, progress, progress.awaited_since):
-                return None
-        else:
-            progress.awaited_since = None
-        return Access(progress.intent.target, progress.intent.trimmed.rules, (*accounts, *progress.intent.subjects))
-
-    def _has_stale_writes(self, progress: Progress) -> bool:
-        """Whether a write that was decided on for an earlier spec or base is on its way: it may bind who is to leave."""
-        on_their_way = ((key.grant, of) for key, of in self._binding.items())
-        unanswered = ((name, of) for name, of, _ in self._may_still_happen())
-        return any(name == progress.grant.id.name and of is not progress for name, of in (*on_their_way, *unanswered))
-
-    def _may_still_happen(self) -> list[tuple[str, Progress, float]]:
-        now = _now()
-        return [entry for entry in self._unanswered if entry[2] > now]
-
-    def _stays(self, grant: Grant, namespace: str) -> bool:
-        """Whether those who are bound in a namespace keep their access there."""
-        where = place(grant.limits, namespace, self.world.namespace(namespace), self._protected)
-        return where in (Place.SELECTED, Place.TERMINATING, Place.UNKNOWN)
-
-    def _cluster_side(self, progress: Progress) -> ClusterSide:
-        """What namespaces see of the ClusterRoles."""
-        if not isinstance(progress.intent, Give) or progress.intent.target.kind is not Kind.CLUSTER_ROLE:
-            return ClusterSide(self.world.cluster_role)
-        target, rules = progress.intent.target, progress.intent.trimmed.rules
-        outcome = self._shared.outcome(target.owner.preset) if isinstance(target.owner, PresetId) else progress.cluster_role
-        if is_ready(Access(target, rules, ()), self.world.cluster_role(target.role)):
-            progress.role_awaited_since = None
-            return ClusterSide(self.world.cluster_role, outcome)
-        if progress.role_awaited_since is None:
-            progress.role_awaited_since = _now()
-        waits = self._again_within(ROLE_GRACE, progress, progress.role_awaited_since)
-        return ClusterSide(self.world.cluster_role, outcome, overdue=not waits)
-
-    def _again_within(self, grace: float, progress: Progress, since: float) -> bool:
-        """Whether what is awaited since then still has time; the grant is looked at again when it has not."""
-        left = since + grace - _now()
-        if left > 0:
-            self.queue.add_after(Key(Part.GRANT, progress.grant.id.name), left, urgent=True)
-        return left > 0
-
-    def _revokes_at_once(self, progress: Progress) -> bool:
-        """Whether a ClusterRole of the grant's own is just being removed: the one write that revokes everywhere comes first."""
-        if not isinstance(progress.intent, Take) or (known := progress.cluster_role) is None or known.reason is not None:
-            return False
-        if progress.revoking_since is None:
-            progress.revoking_since = _now()
-        return self._again_within(REVOKE_GRACE, progress, progress.revoking_since)
-
-    def _rules_before(self, progress: Progress, known: Progress | None) -> Rules | None:
-        """The rules that the status speaks of, where the base role has changed since: also while no operator ran."""
-        role = progress.grant.status.get("role") or {}
-        if "baseHash" not in role or progress.base is None or role["baseHash"] == rules_hash(progress.base):
-            return None
-        remembered = (known.before, known.intent.trimmed.rules if isinstance(known.intent, Give) else None) if known else ()
-        children = self.world.related(progress.grant.id.name)
-        shared = (self.world.cluster_role(name) for name in NAMES)
-        observed = (child.content.rules for child in (*children, *shared) if child and isinstance(child.content, RoleContent))
-        candidates = (*remembered, *observed, ())
-        return next((rules for rules in candidates if rules is not None and rules_hash(rules) == role.get("hash")), None)
-
     def _tell_of_aggregation(self) -> None:
         """Say once that trimming means little for people who have the rights by another way."""
         roles = [role for name in AGGREGATING if (role := self.world.cluster_role(name)) is not None and role.aggregates]
@@ -549,51 +441,13 @@ class Controller:
             )
         self._aggregation_told = bool(roles)
 
-    def _accounts_of(self, progress: Progress) -> set[tuple[str, str]]:
-        related = self.world.related(progress.grant.id.name)
-        ours = {(child.namespace, child.name) for child in related if child.kind is Kind.SERVICE_ACCOUNT}
-        return ours | progress.grant.accounts.keys() | progress.accounts.keys()
-
-    def _namespaces_of(self, progress: Progress) -> set[str]:
-        grant = progress.grant
-        names = {*self.world.related_namespaces(grant.id.name), *progress.namespaces}
-        if (selection := grant.limits.selection) is not None:
-            names |= candidates(selection, self.world.namespaces)
-        return names
-
     def _waits(self, progress: Progress, key: Key, step: Write) -> bool:
         """Whether a ServiceAccount that is to go has to wait: for bindings, since its name alone, still bound, could be taken by
         somebody else, and for the Secrets with its kubeconfig.
         """
         if key.part is not Part.ACCOUNT or not isinstance(step, Delete):
             return False
-        return self._is_bound(progress, key) or self._delivery.comes_first(progress, step.child)
-
-    def _is_bound(self, progress: Progress, key: Key) -> bool:
-        """Whether bindings that are to go still name a ServiceAccount; not counted are those that cannot be had at present."""
-        subject = (key.namespace, key.account)
-        if isinstance(progress.intent, Give) and subject in {
-            (listed.namespace, listed.name) for listed in progress.intent.subjects
-        }:
-            return False  # it is listed as an existing subject now: the bindings go on naming it
-        for binding in self.world.related(key.grant):
-            if binding.kind is not Kind.ROLE_BINDING or binding.whose(progress.grant.id) is Whose.FOREIGN:
-                continue
-            outcome = progress.namespaces.get(binding.namespace)
-            if outcome is not None and outcome.reason is not None:
-                continue  # rather kill the tokens than wait for it
-            assert isinstance(binding.content, BindingContent)  # noqa: S101 - by construction of Child
-            if any((bound.namespace, bound.name) == subject for bound in binding.content.subjects):
-                return True
-        return False
-
-
-def _binds_own_cluster_role(step: Write, grant: GrantId) -> bool:
-    """Whether a write may bind somebody to the ClusterRole of the grant's own."""
-    if isinstance(step, Delete):
-        return False
-    content = step.content if isinstance(step, Create) else step.content or step.child.content
-    return isinstance(content, BindingContent) and (content.role_kind, content.role_name) == (Kind.CLUSTER_ROLE, grant.child_name)
+        return self._decider.is_bound(progress, key) or self._delivery.comes_first(progress, step.child)
 
 
 def _place(key: Key) -> str:

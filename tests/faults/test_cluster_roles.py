@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import vmaccess.controller
+import vmaccess.ontheirway
 from localcluster import Cluster
 from tests.access.helpers import VMS, Watched, base_role, remove_base_role, set_base_role
 from tests.faults.faulty import Request, Send, running
@@ -274,7 +274,7 @@ async def test_a_write_without_an_answer_may_still_happen(
     error: ApiError,
 ) -> None:
     stage, where, other = bare_stage, bare_stage.namespace(), bare_stage.namespace()
-    monkeypatch.setattr(vmaccess.controller, "UNANSWERED", 6.0)
+    monkeypatch.setattr(vmaccess.ontheirway, "UNANSWERED", 6.0)
     slow, lost, go, landed = (asyncio.Event() for _ in range(4))
     late: list[asyncio.Task[None]] = []
 
