@@ -27,7 +27,7 @@ def expiry(world: World) -> None:
     with world.operator() as operator:
         _end(world, few, apart=1, scenario=f"expiry: the latest of {few}, one a second", goal=ALONE)
         _end(world, count, apart=0, scenario=f"expiry: the latest of {count} in one second", goal=TOGETHER)
-        world.remember(f"{count} grants in one second", operator, grants=count)
+        world.remember(f"{count} grants in one second", operator, grants=count, children=2 * count)
 
 
 def _end(world: World, count: int, *, apart: int, scenario: str, goal: float) -> None:

@@ -21,6 +21,9 @@ QUIET = 60.0  # seconds in which `remark` does not say the same of the same gran
 EventType = Literal["Normal", "Warning"]
 MAX_NOTE = 1024
 MAX_REMEMBERED = 10_000
+AT_ONCE = 8  # posts in flight: a connection takes 60 kB, and a thousand grants may end in one second
+MAX_WAITING = 5_000  # posts that wait for their turn, a kilobyte each; where no post is answered there would be ever more
+DRAIN = 10.0  # seconds at the end in which what was told may still be posted
 
 
 class Events:
@@ -30,9 +33,13 @@ class Events:
         self._api = api
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._posting: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
     def tell(self, grant: GrantId, kind: EventType, reason: str, note: str) -> None:
         """Say that something has happened to a grant."""
+        if len(self._posting) >= MAX_WAITING:
+            log.warning("Event %s about %s was not posted: too many others wait for an answer", reason, grant.name)
+            return
         task = asyncio.create_task(self._post(grant, kind, reason, note))
         self._posting.add(task)
         task.add_done_callback(self._posting.discard)
@@ -50,9 +57,9 @@ class Events:
         self.tell(grant, kind, reason, note)
 
     async def drain(self) -> None:
-        """Wait until all that was told has been posted."""
-        while self._posting:
-            await asyncio.wait(self._posting)
+        """Wait until all that was told has been posted, or for as long as a process that ends may."""
+        if self._posting:
+            await asyncio.wait(self._posting, timeout=DRAIN)
 
     async def _post(self, grant: GrantId, kind: str, reason: str, note: str) -> None:
         event = {
@@ -69,6 +76,7 @@ class Events:
             "regarding": {"apiVersion": API_VERSION, "kind": KIND, "name": grant.name, "uid": grant.uid},
         }
         try:
-            await self._api.create(EVENTS.path(NAMESPACE), event)
+            async with self._turn:
+                await self._api.create(EVENTS.path(NAMESPACE), event)
         except ApiError as error:
             log.warning("Event %s about %s was not posted: %s", reason, grant.name, error)

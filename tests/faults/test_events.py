@@ -1,0 +1,61 @@
+"""Events are told without holding up anybody, and without filling the memory where very much happens at once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from kubernetes.aio import config
+from kubernetes.aio.client import Configuration
+
+from tests.access.helpers import events as told
+from tests.faults.faulty import FaultyApi, Request, Send
+from tests.stage import Json, Stage
+from vmaccess.cluster import events
+from vmaccess.cluster.events import AT_ONCE, Events
+from vmaccess.policy.children import GrantId
+
+
+async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage, grant = bare_stage, GrantId(bare_stage.unique("gone"), "uid")
+    now = most = 0
+
+    async def plan(_: Request, send: Send) -> Json:
+        nonlocal now, most
+        now, most = now + 1, max(most, now + 1)
+        try:
+            return await send()
+        finally:
+            now -= 1
+
+    configuration = Configuration()
+    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+    async with FaultyApi(configuration, plan) as api:
+        several = Events(api)
+        for number in range(10 * AT_ONCE):
+            several.tell(grant, "Normal", "Tested", f"number {number}")
+        await several.drain()
+    assert most == AT_ONCE
+    assert len(told(stage, grant.name)) == 10 * AT_ONCE
+
+
+async def test_where_no_event_is_taken_those_that_wait_have_an_end(
+    kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "MAX_WAITING", 20)
+    monkeypatch.setattr(events, "DRAIN", 0.1)
+    grant = GrantId(bare_stage.unique("gone"), "uid")
+
+    async def plan(_: Request, send: Send) -> Json:
+        await asyncio.Event().wait()
+        return await send()
+
+    configuration = Configuration()
+    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+    async with FaultyApi(configuration, plan) as api:
+        several = Events(api)
+        for number in range(21):
+            several.tell(grant, "Normal", "Tested", f"number {number}")
+        await several.drain()
+    assert [record.message for record in caplog.records if "too many others" in record.message]
