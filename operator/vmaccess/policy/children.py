@@ -342,8 +342,8 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
         label_managed_by=shared(labels.get(MANAGED_BY_LABEL, "")),
         label_grant=shared(labels.get(GRANT_LABEL, "")),
         label_uid=shared(labels.get(UID_LABEL, "")),
-        owners=_owners(orjson.dumps(owners)) if (owners := meta.get("ownerReferences")) else (),
-        content=_content(kind, orjson.dumps([raw.get(field) for field in _FIELDS[kind]])),
+        owners=_owners(_text(owners)) if (owners := meta.get("ownerReferences")) else (),
+        content=_content(kind, _text([raw.get(field) for field in _FIELDS[kind]])),
         label_preset=labels.get(PRESET_LABEL, ""),
         aggregates=_aggregates(labels) if kind is Kind.CLUSTER_ROLE else (),
         remembered=_remembered(known, meta["uid"]),
@@ -380,14 +380,19 @@ def _remembered(known: Child | None, uid: str) -> OwnerId | None:
     return shared(mark) if mark is not None else None
 
 
+def _text(value: object) -> str:
+    """As JSON. Decoded, since the bytes that orjson gives keep four kilobytes however few they are."""
+    return orjson.dumps(value).decode()
+
+
 @lru_cache(maxsize=1024)
-def _owners(text: bytes) -> tuple[Owner, ...]:
+def _owners(text: str) -> tuple[Owner, ...]:
     """Read ownerReferences. By their text, because those of a thousand children are the same, and to read it anew costs more."""
     return tuple(map(_owner, orjson.loads(text)))
 
 
 @lru_cache(maxsize=1024)
-def _content(kind: Kind, text: bytes) -> Content:
+def _content(kind: Kind, text: str) -> Content:
     """Read the fields of `_FIELDS`, by their text for the same reason."""
     return _CONTENT[kind](*orjson.loads(text))
 
