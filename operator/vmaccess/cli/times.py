@@ -8,17 +8,17 @@ from datetime import datetime, timedelta
 
 MINIMUM = timedelta(minutes=10)  # of the TokenRequest API, kubernetes pkg/apis/authentication/validation
 MAXIMUM = timedelta(seconds=1 << 32)
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def lifetime(text: str) -> timedelta:
     """A lifetime that Kubernetes makes tokens for, such as 30m or 1h30m; argparse's error else."""
     if not text or not re.fullmatch(r"([0-9]{1,9}[dhms])+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: write for example 30m, 8h, 7d or 1h30m")
-    total = sum((timedelta(**{_UNITS[unit]: int(count)}) for count, unit in re.findall(r"([0-9]+)([dhms])", text)), timedelta())
-    if not MINIMUM <= total <= MAXIMUM:
+    seconds = sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"([0-9]+)([dhms])", text))
+    if not MINIMUM.total_seconds() <= seconds <= MAXIMUM.total_seconds():
         raise argparse.ArgumentTypeError(f"{text} is not possible: Kubernetes makes tokens for 10m up to {MAXIMUM.days}d")
-    return total
+    return timedelta(seconds=seconds)
 
 
 def spelt(length: timedelta) -> str:
