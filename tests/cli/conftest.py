@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,17 @@ def cli(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> Cli:
         return said
 
     return run
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this process may not look into, and be it root's."""
+    folder, me = tmp_path / "unreadable", os.geteuid()
+    folder.mkdir(mode=0)
+    if me == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(me)
 
 
 @pytest.fixture

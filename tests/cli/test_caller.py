@@ -11,17 +11,23 @@ import socket
 import socketserver
 import ssl
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from localcluster import Cluster, LocalCluster, product
+from localcluster import LocalCluster, product
+from localcluster.api import kubectl_binary
 from localcluster.certificates import Authority
 from tests.cli.helpers import Cli, claims, user_in
 from tests.stage import GRANTS, RBAC
@@ -184,10 +190,29 @@ def test_less_time_than_asked_for_is_told_and_written_down(certified: Certified,
     assert expires.replace("T", " ").replace("Z", " UTC") in said.out
 
 
+@pytest.mark.parametrize(
+    ("error", "why"), [(Failed("no answer"), "no answer"), (KeyboardInterrupt(), "interrupted")], ids=["a-time-out", "ctrl-c"]
+)
+def test_what_is_not_written_down_is_no_failure(
+    certified: Certified, tmp_path: Path, cli: Cli, error: BaseException, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Connection, "patch", fail)
+    made = tmp_path / "made"
+    said = cli("kubeconfig", "g", "-o", str(made), "--lifetime", "2d", "--kubeconfig", str(certified.admin_kubeconfig))
+    assert said.code == 0
+    assert said.out.startswith(f"wrote {made}, readable by you alone: ")
+    assert said.err == f"note: `kubectl vmaccess credentials` will tell another end of it: {why}\n"
+    path = f"/api/v1/namespaces/default/secrets/vmaccess-credential-{said.out.split()[-1]}"
+    assert certified.request("GET", path)[0] == 200
+
+
 # --- how files are found and merged ---
 
 
-def test_several_files_are_merged_as_kubectl_does(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_meant_from_the_folder_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ca = {"certificate-authority": "ca.crt"}
     for folder, content in (("one", b"first"), ("two", b"second")):
         (tmp_path / folder).mkdir()
@@ -219,8 +244,46 @@ def test_several_files_are_merged_as_kubectl_does(cluster: Cluster, tmp_path: Pa
     assert seen(None) == ("https://one.example.com", b"first", "Bearer first")
     assert seen("other") == ("https://two.example.com", b"second", "Bearer second")
     assert read_caller(None, None).files == (one, two)
-    shown = cluster.kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}", kubeconfig=one).stdout
-    assert shown == "https://one.example.com/"
+
+
+# What the first file has instead, and the second in addition: of what both name, the first has it, whole.
+MERGES: dict[str, tuple[Json, Json]] = {
+    "two-that-share-nothing": ({}, {}),
+    "the-first-has-no-current-context": ({"current-context": ""}, {}),
+    "a-user-of-both": ({}, {"users": [{"name": "me", "user": {"token": "second", "as": "root"}}]}),
+    "a-cluster-of-both": ({}, {"clusters": [{"name": "prod", "cluster": {"server": "https://b", "tls-server-name": "b"}}]}),
+    "a-context-of-both": ({}, {"contexts": [{"name": "mine", "context": {"cluster": "other", "user": "other"}}]}),
+    "a-context-that-leads-into-the-other": (
+        {"contexts": [{"name": "mine", "context": {"cluster": "other", "user": "other"}}]},
+        {},
+    ),
+    "an-empty-section": ({"clusters": None}, {"clusters": [{"name": "prod", "cluster": {"server": "https://b"}}]}),
+}
+
+
+@pytest.mark.parametrize("case", MERGES)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_several_files_kubectl_takes_the_same(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, *, backwards: bool
+) -> None:
+    first = kubeconfig(tmp_path / "first", {"server": "https://a"}, {"token": "first"}, **MERGES[case][0])
+    more = MERGES[case][1]
+    sections = {
+        "clusters": [{"name": "other", "cluster": {"server": "https://o"}}, *more.get("clusters", ())],
+        "users": [{"name": "other", "user": {"token": "other"}}, *more.get("users", ())],
+        "contexts": [{"name": "other", "context": {"cluster": "other", "user": "other"}}, *more.get("contexts", ())],
+        "current-context": "other",
+    }
+    second = kubeconfig(tmp_path / "second", {}, {}, **sections)
+    files = (second, first) if backwards else (first, second)
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(map(str, files)))
+    asked = [kubectl_binary(), "config", "view", "--minify", "--raw", "-o", "json"]
+    shown = json.loads(subprocess.run(asked, check=True, capture_output=True, timeout=60).stdout)
+    mine = read_caller(None, None)
+    assert mine.context == shown["current-context"]
+    assert mine.cluster.name == shown["clusters"][0]["name"]
+    assert mine.cluster_fields == shown["clusters"][0]["cluster"]
+    assert mine.user == shown["users"][0]["user"]
 
 
 def test_what_is_peculiar_to_a_cluster_is_carried_over(tmp_path: Path) -> None:
@@ -253,12 +316,17 @@ NOT_THERE = "the credential plugin no-such-program of your kubeconfig cannot be 
         ({"certificate-authority": "missing"}, {}, "its certificate-authority cannot be read"),
         ({"certificate-authority-data": "%"}, {}, "its certificate-authority cannot be read"),
         ({"certificate-authority-data": "AAAA"}, {}, "is no certificate"),
-        ({"proxy-url": f"socks5://me:{HIDDEN}@there:1"}, {}, "the proxy there is reached by socks5, which is not known here"),
+        ({"proxy-url": f"http://me:{HIDDEN}@there:port"}, {}, "the proxy-url of cluster 'prod' in your kubeconfig is not"),
         ({}, {"client-certificate-data": "AAAA"}, "the user has no client-key"),
         ({}, {"client-certificate-data": "AAAA", "client-key-data": "AAAA"}, "do not belong together, or the key has a password"),
         ({}, {"tokenFile": "missing"}, "its tokenFile cannot be read"),
         ({}, {"token": f"{HIDDEN}\n{HIDDEN}"}, "a token or a name to act as is empty, or has line breaks"),
         ({}, {"token": HIDDEN, "as": "bob\r\nX: y"}, "a token or a name to act as is empty, or has line breaks"),
+        ({}, {"token": HIDDEN, "as-groups": ["ops"]}, "has as-uid, as-groups or as-user-extra without `as`"),
+        ({}, {"token": HIDDEN, "as-uid": "7"}, "has as-uid, as-groups or as-user-extra without `as`"),
+        ({}, {"token": HIDDEN, "as-user-extra": {"team": ["a"]}}, "has as-uid, as-groups or as-user-extra without `as`"),
+        ({}, {"token": HIDDEN, "as": "bob", "as-groups": "ops"}, "as-groups of its user has to be a list"),
+        ({}, {"token": HIDDEN, "as": "bob", "as-user-extra": {"team": "a"}}, "and as-user-extra lists by their names"),
         ({}, {"auth-provider": {"name": "gcp", "config": {"access-token": HIDDEN}}}, "the auth-provider 'gcp', which has no"),
         ({}, {"exec": {"command": "x"}}, "its `exec` needs a command and an apiVersion"),
         ({}, runs("no-such-program", installHint="get it"), NOT_THERE),
@@ -297,6 +365,29 @@ def test_what_is_no_kubeconfig_is_said(tmp_path: Path, cli: Cli, text: str, why:
     assert "Traceback" not in said.err
 
 
+def test_line_breaks_in_data_are_overlooked(tmp_path: Path) -> None:
+    data = base64.encodebytes(b"a certificate that takes more than one line of base64, as people paste it into a file").decode()
+    assert data.count("\n") > 1
+    file = kubeconfig(tmp_path / "config", {"server": "https://api.example.com", "certificate-authority-data": data}, {})
+    assert read_caller(str(file), None).cluster.ca == base64.b64decode(data)
+
+
+def test_no_plugin_is_none(tmp_path: Path) -> None:
+    file = kubeconfig(tmp_path / "config", {"server": "https://api.example.com"}, {"exec": None, "username": "me"})
+    ((name, value),) = identify(read_caller(str(file), None)).headers
+    assert (name, value) == ("Authorization", f"Basic {base64.b64encode(b'me:').decode()}")
+
+
+def test_what_may_not_be_read_is_said(cli: Cli, unreadable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = cli("kubeconfig", "x", "--kubeconfig", str(unreadable / "config"))
+    assert (said.code, said.out, said.err.count("\n")) == (1, "", 1), said
+    assert said.err.startswith(f"error: {unreadable / 'config'} cannot be read as a kubeconfig: ")
+    assert "Permission denied" in said.err
+    monkeypatch.setenv("KUBECONFIG", f"{unreadable / 'config'}:/elsewhere")
+    with pytest.raises(Failed, match="Permission denied"):
+        read_caller(None, None)
+
+
 def test_a_plugin_is_told_of_the_cluster(tmp_path: Path) -> None:
     extension = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "x"}}
     server = {"server": "https://api.example.com", "extensions": [extension]}
@@ -328,7 +419,13 @@ class Seen:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Seen]:
     """An https server that is called api.example.com and nothing else."""
-    authority = Authority(tmp_path, "wire-ca")
+    with serving(Authority(tmp_path, "wire-ca")) as seen:
+        yield seen
+
+
+@contextmanager
+def serving(authority: Authority) -> Iterator[Seen]:
+    """Such a server with a certificate of this authority."""
     seen = Seen(0, authority.ca_file)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -353,12 +450,14 @@ def server(tmp_path: Path) -> Iterator[Seen]:
         seen.port = running.server_address[1]
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
-        yield seen
-        running.shutdown()
-        thread.join()
+        try:
+            yield seen
+        finally:
+            running.shutdown()
+            thread.join()
 
 
-def caller(server: Seen, folder: Path, user: Json, **more: Any) -> Caller:
+def caller(server: Seen, folder: Path, user: Json, /, **more: Any) -> Caller:
     """Who asks that server by these credentials."""
     entry = {
         "server": f"https://127.0.0.1:{server.port}",
@@ -385,6 +484,32 @@ def test_a_certificate_of_another_name_is_not_believed(server: Seen, tmp_path: P
     assert not server.headers
 
 
+class Homemade(Authority):
+    """As people make them: without the identifiers that RFC 5280 asks for."""
+
+    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
+        times = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
+        return times.serial_number(x509.random_serial_number())
+
+
+@pytest.mark.parametrize("trusted", ["wire-ca.crt", "wire.crt"], ids=["homemade", "the-servers-own"])
+def test_a_ca_that_kubectl_accepts_is_accepted(tmp_path: Path, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = ssl.create_default_context
+
+    def strict(**given: Any) -> ssl.SSLContext:  # as of Python 3.13
+        context = create(**given)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    with serving(Homemade(tmp_path, "wire-ca")) as server:
+        mine = caller(server, tmp_path, {"token": HIDDEN}, **{"certificate-authority": str(tmp_path / trusted)})
+        with Connection(mine) as api:
+            assert api.get("/version") == {}
+
+
 def test_credentials_do_not_follow_a_redirect(server: Seen, tmp_path: Path) -> None:
     with Connection(caller(server, tmp_path, {"token": HIDDEN})) as api, pytest.raises(Refused) as refused:
         api.get("/elsewhere")
@@ -409,8 +534,8 @@ def proxy() -> Iterator[tuple[int, list[str]]]:
             while lines[-1] != "\r\n":
                 lines.append(self.rfile.readline().decode())
             asked.append("".join(lines))
-            host, _, port = lines[0].split()[1].partition(":")
-            with socket.create_connection((host, int(port))) as there:
+            port = int(lines[0].split()[1].partition(":")[2])
+            with socket.create_connection(("127.0.0.1", port)) as there:  # whatever name was asked for
                 self.wfile.write(b"HTTP/1.1 200 Connected\r\n\r\n")
                 ends = {self.connection: there, there: self.connection}
                 while True:
@@ -428,23 +553,35 @@ def proxy() -> Iterator[tuple[int, list[str]]]:
         thread.join()
 
 
-@pytest.mark.parametrize("by", ["kubeconfig", "environment"])
+@pytest.mark.parametrize(("by", "host"), [("kubeconfig", "127.0.0.1"), ("environment", "api.example.com")])
 def test_a_proxy_is_gone_through(
-    server: Seen, proxy: tuple[int, list[str]], tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+    server: Seen, proxy: tuple[int, list[str]], tmp_path: Path, by: str, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port, asked = proxy
     address = f"http://me:pass%21@127.0.0.1:{port}"
     monkeypatch.setenv("NO_PROXY" if by == "kubeconfig" else "HTTPS_PROXY", "*" if by == "kubeconfig" else address)
-    mine = caller(server, tmp_path, {"token": HIDDEN}, **({"proxy-url": address} if by == "kubeconfig" else {}))
+    here = {"server": f"https://{host}:{server.port}", **({"proxy-url": address} if by == "kubeconfig" else {})}
+    mine = caller(server, tmp_path, {"token": HIDDEN}, **here)
     with Connection(mine) as api:
         assert api.get("/version") == {}
     (request,) = asked
-    assert request.startswith(f"CONNECT 127.0.0.1:{server.port} ")
+    assert request.startswith(f"CONNECT {host}:{server.port} ")
     assert base64.b64encode(b"me:pass!").decode() in request
     assert HIDDEN not in request
     assert server.headers[0]["Authorization"] == f"Bearer {HIDDEN}"
     # What the environment says is this machine's; the file may be used on another.
     assert mine.cluster.proxy_url == (address if by == "kubeconfig" else None)
+
+
+@pytest.mark.parametrize("exception", ["", "127.0.0.0/8"])
+def test_a_proxy_of_the_environment_is_not_for_this_machine(
+    server: Seen, proxy: tuple[int, list[str]], tmp_path: Path, exception: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy[0]}")
+    monkeypatch.setenv("NO_PROXY", exception)
+    with Connection(caller(server, tmp_path, {"token": HIDDEN})) as api:
+        assert api.get("/version") == {}
+    assert not proxy[1]
 
 
 def test_keys_are_in_no_file_for_longer_than_a_moment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import os
 import stat
 from pathlib import Path
@@ -16,7 +17,7 @@ from localcluster import Cluster
 from tests.cli.helpers import Cli, of, runner
 from tests.stage import Stage
 from vmaccess.cli.failed import Failed
-from vmaccess.cli.files import MergedFile, merged
+from vmaccess.cli.files import MergedFile, OwnFile, merged
 from vmaccess.policy.kubeconfig import ClusterEntry, kubeconfig
 
 Json = dict[str, Any]
@@ -86,6 +87,32 @@ def test_entries_of_others_are_never_replaced(file: Json, what: str) -> None:
         assert what in str(failed.value)
 
 
+def moved() -> Json:
+    """What is to be added once the cluster `prod` has another address."""
+    return kubeconfig(
+        dataclasses.replace(PROD, server="https://new.example.com"), "runner@prod", "default/runner@prod", {"token": "t"}, None
+    )
+
+
+def test_no_context_of_others_is_led_elsewhere() -> None:
+    once = merged(theirs(), ours(), FILE, replace=False)
+    again = merged(copy.deepcopy(once), moved(), FILE, replace=True)
+    assert again["clusters"][1]["cluster"]["server"] == "https://new.example.com", "nobody else uses it"
+    once["contexts"].append({"name": "admin", "context": {"cluster": "prod", "user": "me"}})
+    for force in (False, True):
+        with pytest.raises(Failed, match="with another server or CA, which is not touched, as these contexts would") as failed:
+            merged(copy.deepcopy(once), moved(), FILE, replace=force)
+        assert "lead elsewhere: admin; " in str(failed.value)
+    assert merged(copy.deepcopy(once), ours("two"), FILE, replace=True)["clusters"] == once["clusters"]
+
+
+def test_strange_entries_are_no_reason_to_fall() -> None:
+    strange = [{"name": "a", "context": "text"}, {"name": "b"}, {"name": "c", "context": {"extensions": "text"}}]
+    file = theirs(contexts=strange, clusters=[{"name": "prod", "cluster": ["text"]}])
+    with pytest.raises(Failed, match="has another cluster 'prod', which is not touched"):
+        merged(file, ours(), FILE, replace=True)
+
+
 @pytest.mark.parametrize("written", ["data", "file"])
 def test_a_cluster_that_says_the_same_is_used_as_it_is(tmp_path: Path, written: str) -> None:
     (tmp_path / "ca.crt").write_bytes(CA)
@@ -110,6 +137,53 @@ def test_a_merged_file_is_private_and_never_wider_than_before(tmp_path: Path, be
     assert link.is_symlink(), "where somebody keeps a file is left to them"
     assert stat.S_IMODE(real.stat().st_mode) == after
     assert [path.name for path in real.parent.iterdir()] == ["config"]
+
+
+def test_paths_and_locks_are_beside_a_link_and_not_beside_its_target(tmp_path: Path) -> None:
+    real, link = tmp_path / "dotfiles" / "real", tmp_path / "home" / "config"
+    for folder, content in ((real.parent, b"another"), (link.parent, CA)):
+        folder.mkdir()
+        (folder / "ca.crt").write_bytes(content)
+    same = [{"name": "prod", "cluster": {"server": PROD.server, "certificate-authority": "ca.crt"}}]
+    real.write_text(yaml.safe_dump(theirs(clusters=same)))
+    link.symlink_to(real)
+    (link.parent / "config.lock").touch()
+    with pytest.raises(Failed, match=f"another program is changing {link}: try again, and if none is, remove {link}.lock"):
+        MergedFile(link, replace=False).write(ours())
+    (link.parent / "config.lock").unlink()
+    (real.parent / "real.lock").touch()
+    MergedFile(link, replace=False).write(ours())
+    written = yaml.safe_load(real.read_text())
+    assert (written["clusters"], len(written["contexts"])) == (same, 2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody")
+def test_a_merged_file_stays_its_owners(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(theirs()))
+    os.chown(file, 65534, 65533)
+    MergedFile(file, replace=False).write(ours())
+    assert (file.stat().st_uid, file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (65534, 65533, 0o600)
+
+
+@pytest.mark.parametrize("kind", [OwnFile, MergedFile])
+def test_no_draft_is_left(tmp_path: Path, kind: type[OwnFile | MergedFile], monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config"
+    file.write_text("{}")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(Failed, match="config cannot be written: Operation not permitted"):
+        kind(file, replace=True).write(ours())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config", "{}")]
+
+
+@pytest.mark.parametrize("kind", [OwnFile, MergedFile])
+def test_where_nobody_may_look_is_said(unreadable: Path, kind: type[OwnFile | MergedFile]) -> None:
+    with pytest.raises(Failed, match="made cannot be written: Permission denied"):
+        kind(unreadable / "made", replace=False).check(ours())
 
 
 def test_times_and_words_are_written_back_as_they_were(tmp_path: Path) -> None:
@@ -138,7 +212,7 @@ def test_into_the_callers_own_kubeconfig(stage: Stage, cluster: Cluster, cli: Cl
     name, file = runner(stage), cluster.kubeconfig(tmp_path / "config")
     before = yaml.safe_load(file.read_text())
     said = cli("kubeconfig", name, "--merge", "--output", str(file), "--kubeconfig", str(file))
-    assert said.out.startswith(f"added context {name}@cluster to {file}, readable by you alone: ")
+    assert said.out.startswith(f"added context {name}@cluster to {file}, readable by its owner alone: ")
     after = yaml.safe_load(file.read_text())
     assert after["clusters"] == before["clusters"]
     assert (after["users"][0], after["contexts"][0]) == (before["users"][0], before["contexts"][0])
@@ -170,10 +244,11 @@ def test_several_accounts_of_a_grant_in_one_file(stage: Stage, cluster: Cluster,
     for account in ("one", "two"):
         said = cli("kubeconfig", name, "--service-account", f"{mine}/{account}", "--merge", "--output", str(file))
         assert said.code == 0, said.err
-        who = cluster.kubectl(
-            "auth", "whoami", "-o", "name", "--context", f"{name}:{mine}/{account}@cluster", kubeconfig=file, check=False
-        )
-        assert who.returncode == 0, who.stderr
+    shown = "jsonpath={.status.userInfo.username}"
+    for account in ("one", "two"):
+        asked = ("auth", "whoami", "-o", shown, "--context", f"{name}:{mine}/{account}@cluster")
+        assert cluster.kubectl(*asked, kubeconfig=file).stdout == f"system:serviceaccount:{mine}:{account}"
+    assert len(yaml.safe_load(file.read_text())["clusters"]) == 1
 
 
 @pytest.mark.parametrize("output", [(), ("--output", "-")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 
 from vmaccess.cli import credentials, kubeconfig, rights
@@ -18,8 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         given.run(given)
+        sys.stdout.flush()
     except Failed as error:
         _complain(f"error: {error}", error)
+        sys.exit(1)
+    except OSError as error:  # all others are caught where the file is known
+        _complain(f"error: standard output cannot be written: {error.strerror or error}", error)
+        with suppress(OSError):
+            sys.stdout.close()  # or Python tries again at its end, and says so
         sys.exit(1)
     except KeyboardInterrupt as error:
         _complain("interrupted", error)

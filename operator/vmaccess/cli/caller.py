@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +64,13 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def load(path: Path) -> Json:
-    """The content of a kubeconfig, empty for an empty file; raises Failed where it is something else."""
+def load(path: Path) -> Json | None:
+    """The content of a kubeconfig, empty for an empty one, None where there is no file; raises Failed for anything else."""
     try:
         with path.open("rb") as file:  # not its text: an error would quote that, and with it a token
             content = yaml.load(file, _Loader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise Failed(f"{path} cannot be read as a kubeconfig: {_in_one_line(error)}") from error
     if content is None:
@@ -93,17 +94,17 @@ def read_caller(files: str | None, context: str | None) -> Caller:
     Several files are merged as kubectl does: the first to name a thing has it. Raises Failed.
     """
     named = files or os.environ.get("KUBECONFIG") or str(DEFAULT_FILE)
-    paths = tuple(Path(path).expanduser().absolute() for path in named.split(os.pathsep) if path)
-    there = tuple(path for path in paths if path.exists())
-    if not there:
+    paths = (Path(os.path.expanduser(path)).absolute() for path in named.split(os.pathsep) if path)
+    read = {path: content for path in paths if (content := load(path)) is not None}
+    if not read:
         raise Failed(f"no usable kubeconfig: {named} does not exist; name one with --kubeconfig or KUBECONFIG")
-    contents = [(load(path), path.parent) for path in there]
+    contents = [(content, path.parent) for path, content in read.items()]
     chosen = context or next((str(content["current-context"]) for content, _ in contents if content.get("current-context")), None)
     if chosen is None:
         raise Failed(f"no usable kubeconfig: {named} has no current-context; name one with --context")
     pair = _find(contents, "contexts", "context", chosen, named).fields
     cluster = _find(contents, "clusters", "cluster", str(pair.get("cluster")), named)
-    user = _find(contents, "users", "user", str(pair["user"]), named) if pair.get("user") else _Entry({}, there[0].parent)
+    user = _find(contents, "users", "user", str(pair["user"]), named) if pair.get("user") else _Entry({}, contents[0][1])
     if cluster.fields.get("insecure-skip-tls-verify"):
         raise Failed(
             f"the kubeconfig skips the verification of {cluster.fields.get('server')} (insecure-skip-tls-verify), so a token "
@@ -112,7 +113,7 @@ def read_caller(files: str | None, context: str | None) -> Caller:
     entry = read_cluster(str(pair["cluster"]), cluster.fields, cluster.folder)
     if not entry.server.startswith("https://"):
         raise Failed(f"the server {entry.server} is not reached by https: a token would travel in the open")
-    return Caller(chosen, there, entry, cluster.fields, user.fields, user.folder)
+    return Caller(chosen, tuple(read), entry, cluster.fields, user.fields, user.folder)
 
 
 def read_cluster(name: str, fields: Json, folder: Path) -> ClusterEntry:
@@ -131,7 +132,7 @@ def identify(caller: Caller) -> Identity:
     user, folder = caller.user, caller.user_folder
     certificate = _pair(_content(user, "client-certificate", folder), _content(user, "client-key", folder))
     token = _token(user, folder)
-    if token is None and "exec" in user:
+    if token is None and user.get("exec") is not None:
         answer = run_plugin(user["exec"], folder, caller.cluster_fields, caller.cluster)
         token, certificate = answer.token, answer.certificate or certificate
     if token is not None:
@@ -160,7 +161,7 @@ def _content(fields: Json, field: str, folder: Path) -> bytes | None:
     data, path = fields.get(f"{field}-data"), fields.get(field)
     try:
         if data:
-            return base64.b64decode(data, validate=True)
+            return base64.b64decode(re.sub(r"[\r\n]", "", data), validate=True)  # Go overlooks line breaks, and nothing else
         return (folder / path).read_bytes() if path else None
     except (OSError, ValueError, TypeError) as error:
         raise Failed(f"no usable kubeconfig: its {field} cannot be read: {_in_one_line(error)}") from error
@@ -198,13 +199,21 @@ def _token(user: Json, folder: Path) -> str | None:
 
 def _impersonation(user: Json) -> list[tuple[str, str]]:
     """The headers of `as` and its companions. Without them the caller would act with more rights than kubectl does."""
+    groups: list[str] = user.get("as-groups") or []
+    extra: dict[str, list[str]] = user.get("as-user-extra") or {}
+    if not (isinstance(groups, list) and isinstance(extra, dict) and all(isinstance(values, list) for values in extra.values())):
+        raise Failed("no usable kubeconfig: as-groups of its user has to be a list, and as-user-extra lists by their names")
     if not user.get("as"):
+        if groups or extra or user.get("as-uid"):
+            raise Failed(
+                "no usable kubeconfig: its user has as-uid, as-groups or as-user-extra without `as`: say whom to act as, or "
+                "take them out"
+            )
         return []
-    extra: Mapping[str, list[str]] = user.get("as-user-extra") or {}
     return [
         ("Impersonate-User", _printable(str(user["as"]))),
         *([("Impersonate-Uid", _printable(str(user["as-uid"])))] if user.get("as-uid") else []),
-        *(("Impersonate-Group", _printable(str(group))) for group in user.get("as-groups") or ()),
+        *(("Impersonate-Group", _printable(str(group))) for group in groups),
         *(
             (f"Impersonate-Extra-{quote(key, safe='')}", _printable(str(value)))
             for key, values in extra.items()

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode
 
 import urllib3
 
 from vmaccess.cli.caller import Caller, Identity, identify, read_caller
 from vmaccess.cli.failed import Failed
+from vmaccess.cli.proxy import proxy_for
 from vmaccess.policy.kubeconfig import ClusterEntry
 
 Json = dict[str, Any]
@@ -69,13 +69,17 @@ class Connection:
         """Change fields of an object by a merge patch; raises Refused."""
         return self._request("PATCH", path, body, sent="application/merge-patch+json")
 
-    def delete(self, path: str, uid: str) -> None:
-        """Delete the object of this uid and no other; it is no error where it is gone. Raises Refused."""
+    def delete(self, path: str, uid: str) -> Json | None:
+        """Delete the object of this uid and no other; it is no error where it is gone. Returns what is left of it: the object,
+        where its finalizers hold it, else None. Raises Refused.
+        """
         try:
-            self._request("DELETE", path, {"preconditions": {"uid": uid}})
+            answer = self._request("DELETE", path, {"preconditions": {"uid": uid}})
         except Refused as refused:
             if refused.status not in (404, 409):
                 raise
+            return None
+        return answer if "deletionTimestamp" in answer["metadata"] else None
 
     def _request(
         self,
@@ -128,21 +132,22 @@ def _pool(cluster: ClusterEntry, identity: Identity) -> urllib3.PoolManager:
         context = ssl.create_default_context(cadata=cluster.ca.decode() if cluster.ca is not None else None)
     except (ssl.SSLError, ValueError) as error:
         raise Failed(f"no usable kubeconfig: the certificate-authority of {cluster.server} is no certificate: {error}") from error
+    # As kubectl has it: a CA need not be as RFC 5280 wants it (from 3.13 on Python insists), nor be its own issuer.
+    context.verify_flags = context.verify_flags & ~ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     if identity.certificate is not None:
         _present(context, *identity.certificate)
-    proxy = cluster.proxy_url or _proxy_of_environment(cluster.server)
-    if not proxy:
-        return urllib3.PoolManager(ssl_context=context, server_hostname=cluster.tls_server_name)
-    address = urllib3.util.parse_url(proxy)
-    if address.scheme not in ("http", "https"):
-        raise Failed(f"the proxy {address.host} is reached by {address.scheme}, which is not known here: http and https are")
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(address.auth)) if address.auth else None
-    return urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=context, server_hostname=cluster.tls_server_name)
+    proxy, name = proxy_for(cluster, os.environ), cluster.tls_server_name
+    if proxy is None:
+        return urllib3.PoolManager(ssl_context=context, server_hostname=name)
+    return urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, ssl_context=context, server_hostname=name)
 
 
 def _present(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
     # Python reads it from a file alone; this one nobody else can read, and it is gone at once.
-    handle, name = tempfile.mkstemp()
+    try:
+        handle, name = tempfile.mkstemp()
+    except OSError as error:
+        raise Failed(f"your client-certificate cannot be used: {error.strerror or error}; see TMPDIR") from error
     try:
         with open(handle, "wb") as file:
             file.write(certificate + b"\n" + key)
@@ -153,11 +158,6 @@ def _present(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
         ) from error
     finally:
         os.unlink(name)
-
-
-def _proxy_of_environment(server: str) -> str | None:
-    address = urlsplit(server)
-    return None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
 
 
 def _with(path: str, query: dict[str, str]) -> str:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,9 @@ class Printed:
         """Raise nothing: nothing can be in the way."""
 
     def write(self, config: Json) -> None:
-        """Print it."""
+        """Print it, to the last letter; raises OSError where nobody takes it."""
         sys.stdout.write(_text(config))
+        sys.stdout.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,20 @@ class OwnFile:
 
     def check(self, config: Json) -> None:  # noqa: ARG002 - as of all outputs
         """Raise Failed where the file could not be written."""
-        _check_folder(self.path)
-        if os.path.lexists(self.path) and not self.replace:
-            raise Failed(f"{self.path} exists: name another file with --output, or replace it with --force")
+        with _said_of(self.path):
+            _check_folder(self.path)
+            if os.path.lexists(self.path) and not self.replace:
+                raise Failed(f"{self.path} exists: name another file with --output, or replace it with --force")
 
     def write(self, config: Json) -> None:
         """Write it; raises Failed."""
         with _said_of(self.path):
             if self.replace:
-                os.replace(_draft(self.path, _text(config), 0o600), self.path)
+                _replace(self.path, _text(config))
             else:
-                _fill(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), self.path, _text(config))
+                handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with _gone_on_failure(self.path):
+                    _fill(handle, _text(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +73,16 @@ class MergedFile:
 
     def check(self, config: Json) -> None:
         """Raise Failed where the file could not be written, or something else has the names of our entries."""
-        _check_folder(self.path)
-        merged(self._read(), config, self.path, replace=self.replace)
+        with _said_of(self.path):
+            _check_folder(self.path)
+        merged(load(self.path) or {}, config, self.path, replace=self.replace)
 
     def write(self, config: Json) -> None:
         """Write it; raises Failed."""
-        target = self.path.resolve()  # a link to where somebody keeps this file stays one
-        with _said_of(self.path), _locked(target):
-            text = _text(merged(self._read(), config, self.path, replace=self.replace))
-            before = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
-            os.replace(_draft(target, text, before & 0o600), target)
-
-    def _read(self) -> Json:
-        return load(self.path) if self.path.exists() else {}
+        with _said_of(self.path), _locked(self.path):
+            text = _text(merged(load(self.path) or {}, config, self.path, replace=self.replace))
+            target = Path(os.path.realpath(self.path))  # a link to where somebody keeps this file stays one
+            _replace(target, text, target.stat() if target.exists() else None)
 
 
 Output = Printed | OwnFile | MergedFile
@@ -107,6 +107,11 @@ def merged(file: Json, config: Json, path: Path, *, replace: bool) -> Json:
                 f"{path} has another {field} {ours['name']!r}, which is not touched: give it another name, or write to a file "
                 f"of its own"
             )
+        elif section == "clusters" and (led := _led_by(ours["name"], file)):
+            raise Failed(
+                f"{path} has a cluster {ours['name']!r} with another server or CA, which is not touched, as these contexts would "
+                f"lead elsewhere: {', '.join(led)}; give it another name, or write to a file of its own"
+            )
         elif not replace:
             raise Failed(f"{path} has a {field} {ours['name']!r} that was written before: replace it with --force")
         else:
@@ -118,16 +123,28 @@ def _marked(entry: Json, field: str) -> Json:
     return entry | {field: entry[field] | {"extensions": [{"name": MARK, "extension": {"writtenBy": "kubectl vmaccess"}}]}}
 
 
+def _fields(entry: Json, field: str) -> Json:
+    fields = entry.get(field)
+    return fields if isinstance(fields, dict) else {}
+
+
 def _is_marked(entry: Json, field: str) -> bool:
-    extensions = (entry.get(field) or {}).get("extensions") or ()
-    return any(isinstance(each, dict) and each.get("name") == MARK for each in extensions)
+    extensions = _fields(entry, field).get("extensions")
+    return isinstance(extensions, list) and any(isinstance(each, dict) and each.get("name") == MARK for each in extensions)
+
+
+def _led_by(cluster: str, file: Json) -> list[str]:
+    """Names of the contexts that use this cluster and are not ours."""
+    contexts = entries(file, "contexts")
+    others = (entry for entry in contexts if not _is_marked(entry, "context"))
+    return [entry["name"] for entry in others if _fields(entry, "context").get("cluster") == cluster]
 
 
 def _says_the_same(theirs: Json, ours: Json, path: Path) -> bool:
-    fields = theirs.get("cluster") or {}
+    fields = _fields(theirs, "cluster")
     if fields.get("insecure-skip-tls-verify"):
         return False
-    return read_cluster("", fields, path.resolve().parent) == read_cluster("", ours["cluster"], path.parent)
+    return read_cluster("", fields, path.parent) == read_cluster("", ours["cluster"], path.parent)
 
 
 def _text(config: Json) -> str:
@@ -151,28 +168,49 @@ def _said_of(path: Path) -> Iterator[None]:
         raise Failed(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _draft(path: Path, text: str, mode: int) -> Path:
-    """A file beside `path` with the whole text, which nobody else can read."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.chmod(name, mode)
-    _fill(handle, Path(name), text)
-    return Path(name)
+def _replace(path: Path, text: str, before: os.stat_result | None = None) -> None:
+    """Put a file with the whole text in the place of what is there. Where that is a file to keep, `before`, its owner and group
+    stay where the caller may give a file to them, and its owner is given no access that he did not have.
+    """
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _gone_on_failure(Path(draft)):
+        if before is not None:
+            os.chmod(draft, before.st_mode & 0o600)
+            _give(handle, before)
+        _fill(handle, text)
+        os.replace(draft, path)
 
 
-def _fill(handle: int, path: Path, text: str) -> None:
+def _give(handle: int, before: os.stat_result) -> None:
+    """Give a file to the owner and the group of another, as far as that is allowed: to another owner it is to root alone."""
+    made = os.fstat(handle)
+    with suppress(OSError):
+        if made.st_gid != before.st_gid:
+            os.fchown(handle, -1, before.st_gid)
+    with suppress(OSError):
+        if made.st_uid != before.st_uid:
+            os.fchown(handle, before.st_uid, -1)
+
+
+def _fill(handle: int, text: str) -> None:
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _gone_on_failure(path: Path) -> Iterator[None]:
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except BaseException:
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold kubectl's own lock of a kubeconfig. Source: client-go tools/clientcmd/loader.go, lockFile."""
+    """Hold kubectl's own lock of a kubeconfig, by its name as given. Source: client-go tools/clientcmd/loader.go, lockFile."""
     lock = path.with_name(f"{path.name}.lock")
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL, 0))
@@ -181,4 +219,4 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink()
+        lock.unlink(missing_ok=True)

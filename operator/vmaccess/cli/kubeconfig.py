@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from vmaccess.cli.connection import Connection, Refused, caller_of
+from vmaccess.cli.connection import Connection, caller_of
 from vmaccess.cli.exec import check_not_ourselves, exec_block
 from vmaccess.cli.failed import Failed
 from vmaccess.cli.files import MergedFile, Output, OwnFile, Printed
@@ -112,23 +114,37 @@ def run(options: argparse.Namespace) -> None:
         output.check(config({}))
         possible = possible_lifetime(grant, options.lifetime, api.now)
         route, expires = (Route.EXEC, None) if options.exec else (Route.KUBECONFIG, api.now + possible)
-        with new_credential(api, grant_id(grant), account, route, expires) as credential:
-            token = request_token(api, account, credential, possible)  # with --exec only to see that it can be had
-            plugin = {"exec": exec_block(caller, options.grant, account, credential, options.lifetime)}
-            output.write(config(plugin if options.exec else {"token": token.value}))
+        with ExitStack() as uninterrupted:
+            with new_credential(api, grant_id(grant), account, route, expires) as credential:
+                token = request_token(api, account, credential, possible)  # with --exec only to see that it can be had
+                plugin = {"exec": exec_block(caller, options.grant, account, credential, options.lifetime)}
+                uninterrupted.enter_context(_no_interrupt())
+                output.write(config(plugin if options.exec else {"token": token.value}))
+            out = sys.stderr if isinstance(output, Printed) else sys.stdout
+            print(f"{_where(output, context)}ServiceAccount {account}, default namespace {namespace or 'default'}", file=out)
+            until = (
+                f"each of its tokens is valid for {in_words(token.lifetime)}, and is asked for as your context {caller.context}"
+            )
+            print(until if options.exec else _until(token), _less(token, options.lifetime, end(grant)), sep="", file=out)
+            print(_revocation(credential, options.grant, account), file=out)
+            for note in _notes(grant, namespace):
+                print(f"note: {note}", file=sys.stderr)
         if expires is not None and isinstance(credential, Revocable) and abs(token.expires - expires) > SLACK:
             try:
                 correct_expiry(api, account, credential, token.expires)
-            except Refused as refused:
-                print(f"note: `kubectl vmaccess credentials` will tell another end of it: {refused}", file=sys.stderr)
+            except (Failed, KeyboardInterrupt) as error:  # too late for it to have failed
+                why = str(error) or "interrupted"
+                print(f"note: `kubectl vmaccess credentials` will tell another end of it: {why}", file=sys.stderr)
 
-    out = sys.stderr if isinstance(output, Printed) else sys.stdout
-    print(f"{_where(output, context)}ServiceAccount {account}, default namespace {namespace or 'default'}", file=out)
-    until = f"each of its tokens is valid for {in_words(token.lifetime)}, and is asked for as your context {caller.context}"
-    print(until if options.exec else _until(token), _less(token, options.lifetime, end(grant)), sep="", file=out)
-    print(_revocation(credential, options.grant, account), file=out)
-    for note in _notes(grant, namespace):
-        print(f"note: {note}", file=sys.stderr)
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Overlook Ctrl-C: what is half handed over could neither be taken back nor told of."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _output(options: argparse.Namespace, account: Account) -> Output:
@@ -156,7 +172,7 @@ def _where(output: Output, context: str) -> str:
         case OwnFile(path):
             return f"wrote {path}, readable by you alone: "
         case MergedFile(path):
-            return f"added context {context} to {path}, readable by you alone: "
+            return f"added context {context} to {path}, readable by its owner alone: "
 
 
 def _until(token: Token) -> str:
