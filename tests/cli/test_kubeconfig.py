@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -315,6 +318,26 @@ def test_who_may_not_make_secrets_gets_a_token_that_cannot_be_revoked(
     assert not credential_secrets(stage, mine)
 
 
+def test_what_else_is_in_the_way_of_a_secret_makes_no_token_that_cannot_be_revoked(
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str
+) -> None:
+    name, caller = runner(stage), acting_as(cluster, tmp_path / "caller", reader)
+    mine = of(stage.get(name))
+    allow(stage, reader, mine, MAKE_TOKENS, secrets("create"))
+    # No controller counts here; what it would write is written for it.
+    path = f"/api/v1/namespaces/{mine}/resourcequotas"
+    stage.request("POST", path, {"metadata": {"name": "full"}, "spec": {"hard": {"count/secrets": "0"}}})
+    full = {"hard": {"count/secrets": "0"}, "used": {"count/secrets": "0"}}
+    stage.request("PATCH", f"{path}/full/status", {"status": full})
+    for who in ((), ("--kubeconfig", caller)):
+        said = stage.until(
+            lambda who=who: (said := cli("kubeconfig", name, "-o", "-", *who)) and "exceeded quota" in said.err and said,
+            "the quota, and the caller's rights, to be known",
+        )
+        assert (said.code, said.out) == (1, "")
+        assert said.err.startswith("error: the API server answers 403 Forbidden: secrets ")
+
+
 def test_nothing_is_left_where_no_token_is_to_be_had(
     stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str
 ) -> None:
@@ -373,6 +396,39 @@ def test_the_credential_is_gone_where_the_file_cannot_be_written(
     assert not credential_secrets(stage, of(stage.get(name)))
 
 
+def test_ctrl_c_is_too_late_once_the_file_is_there(
+    stage: Stage, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, file, put = runner(stage), tmp_path / "made", os.replace
+
+    def interrupted(*paths: str) -> None:
+        put(*paths)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    said = cli("kubeconfig", name, "-o", str(file), "--force")
+    assert (said.code, said.err) == (0, "")
+    (secret,) = credential_secrets(stage, of(stage.get(name)))
+    assert f"--credential {secret['metadata']['labels']['vmaccess.dev/credential']}\n" in said.out
+    assert lists_machines(stage, of(stage.get(name)), user_in(file)["token"]) == 200
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("verb", ["kubeconfig", "credentials"])
+def test_where_nobody_reads_what_is_printed(stage: Stage, cluster: Cluster, verb: str) -> None:
+    name = runner(stage)
+    command = [sys.executable, "-m", "vmaccess.cli", verb, name, "--kubeconfig", str(cluster.admin_kubeconfig)]
+    reads, writes = os.pipe()
+    os.close(reads)
+    if verb == "credentials":
+        subprocess.run([*command[:3], "kubeconfig", name, "-o", "-", *command[-2:]], check=True, capture_output=True, timeout=60)
+    asked = [*command, *(["-o", "-"] if verb == "kubeconfig" else [])]
+    done = subprocess.run(asked, stdout=writes, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "error: standard output cannot be written: Broken pipe\n")
+    assert len(credential_secrets(stage, of(stage.get(name)))) == (1 if verb == "credentials" else 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
@@ -418,7 +474,7 @@ def test_wrong_credentials(cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
     assert "does not accept your credentials" in cli("kubeconfig", "x", "--kubeconfig", str(wrong)).err
 
 
-@pytest.mark.parametrize("verb", ["", "kubeconfig", "credentials", "revoke", "credential"])
+@pytest.mark.parametrize("verb", ["", "kubeconfig", "credentials", "revoke", "credential", "rights"])
 def test_help_names_kubectl_and_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*verb.split(), "--help"])

@@ -21,6 +21,8 @@ from vmaccess.policy.times import in_words
 
 Json = dict[str, Any]
 
+REVIEWS = "authorization.k8s.io/v1"
+
 
 @dataclass(frozen=True, slots=True)
 class Revocable:
@@ -114,10 +116,20 @@ def _make_secret(api: Connection, grant: GrantId, account: Account, route: Route
     try:
         made = api.create(f"/api/v1/namespaces/{account.namespace}/secrets", body)
     except Refused as refused:
-        if refused.status == 403:
+        if refused.status == 403 and _lacks_the_right(api, account.namespace):
             return Unbound(refused.message)
-        raise
+        raise  # a quota or a webhook, say: a credential that is revoked by itself can be had, later
     return replace(credential, uid=made["metadata"]["uid"])
+
+
+def _lacks_the_right(api: Connection, namespace: str) -> bool:
+    """Whether the API server says that the caller may not create Secrets, whatever else may be in the way."""
+    attributes = {"namespace": namespace, "verb": "create", "resource": "secrets"}
+    review = {"apiVersion": REVIEWS, "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}}
+    try:
+        return api.create(f"/apis/{REVIEWS}/selfsubjectaccessreviews", review)["status"]["allowed"] is False
+    except Refused:
+        return False
 
 
 def _in_other_words(refused: Refused, account: Account, credential: Credential) -> Failed:
