@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import re
+import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,9 @@ def credential(
         ("2027-01-01T13:00:00+01:00", True),
         ("", False),
         ("someday", False),
+        ("9999-12-31T23:59:59-12:00", False),
+        ("0001-01-01T00:00:00+12:00", True),
+        ("2027-01-01T12:00:00", True),
     ],
 )
 def test_what_is_over(expires: str, *, over: bool) -> None:
@@ -161,6 +166,47 @@ def test_what_only_looks_like_ours_is_left_alone(stage: Stage, cli: Cli) -> None
     assert listed(cli, name) == {}
     assert cli("revoke", name, "--all").code == 0
     assert len(credential_secrets(stage, mine)) == 3
+
+
+def test_a_secret_of_another_type_is_left_alone_whatever_its_labels(stage: Stage, cli: Cli) -> None:
+    name = runner(stage)
+    mine = of(stage.get(name))
+    id_ = GrantId(name, stage.get(name)["metadata"]["uid"])
+    body = credential_body(id_, "precious", "1a2b3c4d", "runner", Route.KUBECONFIG, "", "") | {"type": "Opaque"}
+    stage.request("POST", f"/api/v1/namespaces/{mine}/secrets", body)
+    assert listed(cli, name) == {}
+    assert cli("revoke", name, "--all").out == "nothing to revoke\n"
+    assert [secret["metadata"]["name"] for secret in credential_secrets(stage, mine)] == ["precious"]
+
+
+def test_what_a_finalizer_holds_is_not_said_to_be_revoked(stage: Stage, cluster: Cluster, cli: Cli) -> None:
+    """A Secret that waits to be deleted: its tokens are good for another minute, and never again after that."""
+    name = runner(stage)
+    mine = of(stage.get(name))
+    (one, token), (two, other) = issue(cli, name), issue(cli, name)
+    paths = {each: f"/api/v1/namespaces/{mine}/secrets/vmaccess-credential-{each}" for each in (one, two)}
+    for path in paths.values():
+        stage.request("PATCH", path, {"metadata": {"finalizers": ["example.com/hold"]}})
+    assert lists_machines(stage, mine, other) == 200
+    assert cli("revoke", name, "--credential", two).code == 1
+
+    said = cli("revoke", name, "--credential", one)
+    assert (said.code, said.out) == (1, "")
+    assert f"error: not everything is revoked: credential {one}: finalizers (example.com/hold) hold its Secret, so" in said.err
+    assert (listed(cli, name)[one]["state"], lists_machines(stage, mine, token)) == ("revoking", 200)
+    until, cure = re.findall(r"takes its tokens until (.*); to end them within 10 seconds: kubectl (.*)$", said.err)[0]
+    cluster.kubectl(*shlex.split(cure))
+    assert one not in listed(cli, name)
+    stage.until(lambda: lists_machines(stage, mine, token) == 401, "the cure to be one", 15)
+
+    stage.until(lambda: lists_machines(stage, mine, other) == 401, "the token to be dead", 90)
+    over = datetime.fromisoformat(until.replace(" UTC", "+00:00"))
+    assert datetime.now(UTC) < over + timedelta(seconds=5), "it is no longer than was said"
+    stage.until(lambda: listed(cli, name)[two]["state"] == "revoked", "the list to say so", 15)
+    said = cli("revoke", name, "--credential", two)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"revoked credential {two} of ServiceAccount {mine}/runner\n")
+    stage.request("PATCH", paths[two], {"metadata": {"finalizers": None}})
 
 
 def test_what_has_expired_is_tidied_up(stage: Stage, cli: Cli, tmp_path: Path) -> None:

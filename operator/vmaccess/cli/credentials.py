@@ -7,18 +7,20 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from vmaccess.cli.connection import Connection, Refused, caller_of
 from vmaccess.cli.failed import Failed
 from vmaccess.cli.grants import add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
+from vmaccess.cli.times import moment
 from vmaccess.cli.tokens import secret_path
 from vmaccess.policy.children import UID_LABEL
-from vmaccess.policy.credentials import CREDENTIAL_LABEL, Credential, Route, is_managed, read_credential
+from vmaccess.policy.credentials import CREDENTIAL_LABEL, CREDENTIAL_TYPE, Credential, Route, is_managed, read_credential
 
 Json = dict[str, Any]
 
+HELD = timedelta(seconds=70)  # a minute of leeway in kubernetes pkg/serviceaccount/claims.go, and the ten seconds of the cache
 DELAY = "a token that is in use dies within 10 seconds, which is for how long the API server remembers it as good"
 
 
@@ -94,9 +96,15 @@ def revoke(options: argparse.Namespace) -> None:
 def is_over(credential: Credential, now: datetime) -> bool:
     """Whether its end has come, as far as its Secret tells."""
     try:
-        return bool(credential.expires) and datetime.fromisoformat(credential.expires).astimezone(UTC) <= now
+        ends = datetime.fromisoformat(credential.expires)
     except ValueError:
         return False
+    return (ends if ends.tzinfo else ends.replace(tzinfo=UTC)) <= now
+
+
+def lives_until(credential: Credential) -> datetime | None:
+    """Until when the API server takes tokens of a Secret that is deleted and held by finalizers; None where it is not."""
+    return datetime.fromisoformat(credential.deleted) + HELD if credential.deleted else None
 
 
 def table(credentials: Iterable[Credential], now: datetime) -> str:
@@ -116,9 +124,9 @@ def _find(api: Connection, grant: Json) -> Found:
     hidden = {}
     namespaces = sorted({account.namespace for account in (*listed_accounts(grant), *owned_accounts(grant))})
     for namespace in namespaces:
-        selector = f"{UID_LABEL}={me.uid},{CREDENTIAL_LABEL}"
+        query = {"labelSelector": f"{UID_LABEL}={me.uid},{CREDENTIAL_LABEL}", "fieldSelector": f"type={CREDENTIAL_TYPE}"}
         try:
-            items = api.list_metadata(f"/api/v1/namespaces/{namespace}/secrets", labelSelector=selector)
+            items = api.list_metadata(f"/api/v1/namespaces/{namespace}/secrets", **query)
         except Refused as refused:
             if refused.status != 403:
                 raise
@@ -146,13 +154,19 @@ def _chosen(found: Found, options: argparse.Namespace, now: datetime) -> list[Cr
 
 
 def _delete(api: Connection, credential: Credential) -> str | None:
-    """Delete its Secret and say so; returns why not."""
+    """Delete its Secret and say so; returns why its tokens live on."""
     try:
-        api.delete(secret_path(credential.namespace, credential.secret), credential.uid)
+        left = api.delete(secret_path(credential.namespace, credential.secret), credential.uid)
     except Refused as refused:
         if refused.status != 403:
             return str(refused)
         return f"you may not delete Secrets in namespace {credential.namespace!r}: {refused.message}"
+    if left is not None and (until := lives_until(read_credential(left))) is not None and api.now < until:
+        return (
+            f"finalizers ({', '.join(left['metadata']['finalizers'])}) hold its Secret, so the API server takes its tokens until "
+            f"{moment(until)}; to end them within 10 seconds: kubectl patch secret {credential.secret} -n {credential.namespace} "
+            f"""--type=merge -p '{{"metadata":{{"finalizers":null}}}}'"""
+        )
     account = f"{credential.namespace}/{credential.account}"
     again = ": the operator makes another in its place" if credential.route == Route.OPERATOR else ""
     print(f"revoked credential {_harmless(credential.id)} of ServiceAccount {_harmless(account)}{again}")
@@ -171,7 +185,10 @@ def _as_json(credential: Credential, now: datetime) -> Json:
 
 
 def _state(credential: Credential, now: datetime) -> str:
-    return "expired" if is_over(credential, now) else "valid"
+    if is_over(credential, now):
+        return "expired"
+    until = lives_until(credential)
+    return "valid" if until is None else "revoking" if now < until else "revoked"
 
 
 def _harmless(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from vmaccess.policy.children import GROUP, MANAGED_BY, MANAGED_BY_LABEL, GrantId
 
 CREDENTIAL_LABEL = f"{GROUP}/credential"  # its id
+CREDENTIAL_TYPE = f"{GROUP}/credential"  # of the Secret, which cannot be changed: labels alone may be copied onto any
 NAME_PREFIX = "vmaccess-credential-"  # of those that people make; the id follows
 ACCOUNT, ROUTE, ISSUED, EXPIRES = (f"{GROUP}/{word}" for word in ("service-account", "route", "issued", "expires"))  # annotations
 
@@ -28,7 +29,9 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What the Secret of a credential tells. Times are RFC 3339; `expires` is empty where tokens are asked for time and again."""
+    """What the Secret of a credential tells. Times are RFC 3339; `expires` is empty where tokens are asked for time and again,
+    `deleted` where the Secret does not wait to be deleted.
+    """
 
     id: str
     uid: str
@@ -38,6 +41,7 @@ class Credential:
     route: str
     issued: str
     expires: str
+    deleted: str = ""
 
 
 def credential_body(
@@ -54,7 +58,7 @@ def credential_body(
             "annotations": {ACCOUNT: account, ROUTE: str(route), ISSUED: issued, **({EXPIRES: expires} if expires else {})},
             "ownerReferences": [reference],
         },
-        "type": f"{GROUP}/credential",
+        "type": CREDENTIAL_TYPE,
     }
 
 
@@ -71,6 +75,7 @@ def read_credential(raw: Mapping[str, Any]) -> Credential:
         route=notes.get(ROUTE, ""),
         issued=notes.get(ISSUED, ""),
         expires=notes.get(EXPIRES, ""),
+        deleted=meta.get("deletionTimestamp", ""),
     )
 
 
