@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from localcluster import Cluster
 from tests.access.test_kubeconfigs import account, grant_of, kubeconfig, lists_machines, secrets, token_of, until_dead
-from tests.cli.helpers import Cli
+from tests.cli.helpers import Cli, acting_as
 from tests.stage import OPERATOR, Stage, Who
+from vmaccess.policy.children import GrantId
 
 SECRET, TOKEN = "/secrets", "/serviceaccounts/token"
 
@@ -65,6 +69,35 @@ def test_who_asks_for_none_is_told(stage: Stage, cli: Cli) -> None:
     said = cli("rights", name)
     assert (said.code, said.out) == (1, "")
     assert "asks for no kubeconfig" in said.err
+
+
+def test_names_in_a_service_account_of_others_do_not_count(stage: Stage, cli: Cli) -> None:
+    home = stage.namespace()
+    path = f"/api/v1/namespaces/{home}/serviceaccounts"
+    forged = {"vmaccess.dev/kubeconfigs": "of-others"}
+    stage.request("POST", path, {"metadata": {"name": "one", "annotations": forged}})
+    name = stage.grant(grant_of(home, account("one", home)))
+    stage.until_condition(name, "Stalled", reason="NameConflict")
+    id_ = GrantId(name, stage.get(name)["metadata"]["uid"])
+    for marks in ({}, {"labels": id_.labels()}, {"labels": None, "ownerReferences": id_.owner_references()}):
+        stage.request("PATCH", f"{path}/one", {"metadata": marks})
+        said = cli("rights", name)
+        assert (said.code, said.err) == (0, "")
+        assert "one-kubeconfig" in said.out
+        assert "of-others" not in said.out
+
+
+def test_rights_that_may_lack_something_are_told_of(
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str, asked: tuple[str, str]
+) -> None:
+    name, home = asked
+    caller = acting_as(cluster, tmp_path / "caller", reader)
+    said = stage.until(
+        lambda: (said := cli("rights", name, "--kubeconfig", caller)) and said.code == 0 and said, "the caller to read grants"
+    )
+    assert said.out == cli("rights", name).out
+    assert said.err.startswith(f"note: ServiceAccount {home}/one cannot be read, so rights to kubeconfigs that are still to be")
+    assert "is forbidden" in said.err
 
 
 def test_after_a_change_of_name_the_rights_cover_what_is_to_be_taken_back(stage: Stage, cli: Cli, asked: tuple[str, str]) -> None:

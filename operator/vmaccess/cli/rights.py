@@ -10,8 +10,8 @@ import yaml
 
 from vmaccess.cli.connection import Connection, Refused, caller_of
 from vmaccess.cli.failed import Failed
-from vmaccess.cli.grants import Account, add_grant_option, listed_accounts, owned_accounts, read_grant
-from vmaccess.policy.children import kubeconfig_names
+from vmaccess.cli.grants import Account, add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
+from vmaccess.policy.children import AccountContent, GrantId, Kind, Whose, project
 from vmaccess.policy.rights import OPERATOR_NAMESPACE, kubeconfig_rights
 
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
             if (kubeconfig := entry.get("kubeconfig")) is not None:
                 wanted.setdefault(entry["namespace"], set()).add((entry["name"], kubeconfig["secretName"]))
         for account in {*listed_accounts(grant), *owned_accounts(grant)}:
-            for secret in _remembered(api, account):
+            for secret in _remembered(api, account, grant_id(grant)):
                 wanted.setdefault(account.namespace, set()).add((account.name, secret))
     if not wanted:
         raise Failed(f"VMAccessGrant {options.grant!r} asks for no kubeconfig: there is none in its spec.serviceAccounts")
@@ -57,13 +57,24 @@ def run(options: argparse.Namespace) -> None:
     yaml.dump_all(rights, sys.stdout, _Whole, sort_keys=False)
 
 
-def _remembered(api: Connection, account: Account) -> tuple[str, ...]:
-    """Names of kubeconfigs that are still to be taken back, as the ServiceAccount says; none where the caller may not read it."""
+def _remembered(api: Connection, account: Account, grant: GrantId) -> tuple[str, ...]:
+    """Names of kubeconfigs that are still to be taken back, as a ServiceAccount says that is the grant's own: in another anybody
+    may have written the names of Secrets that the operator has nothing to do with.
+    """
     try:
         found = api.get(f"/api/v1/namespaces/{account.namespace}/serviceaccounts/{account.name}")
-    except Refused:
+    except Refused as refused:
+        if refused.status != 404:
+            print(
+                f"note: ServiceAccount {account} cannot be read, so rights to kubeconfigs that are still to be taken back may be "
+                f"missing: {refused.message}",
+                file=sys.stderr,
+            )
         return ()
-    return kubeconfig_names(found["metadata"])
+    child = project(Kind.SERVICE_ACCOUNT, found, None)
+    if child is None or child.whose(grant) is not Whose.OURS or not isinstance(child.content, AccountContent):
+        return ()
+    return child.content.kubeconfigs
 
 
 class _Whole(yaml.SafeDumper):
