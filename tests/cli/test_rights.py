@@ -12,6 +12,7 @@ import yaml
 from localcluster import Cluster
 from tests.cli.helpers import Cli, acting_as, claims, of, runner, user_in
 from tests.stage import RBAC, Json, Stage
+from vmaccess.cli.__main__ import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "credentials.md"
 
@@ -20,6 +21,15 @@ def documented() -> list[Json]:
     """The roles on the page."""
     blocks = re.findall(r"^```yaml\n(apiVersion: rbac.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     return [document for block in blocks for document in yaml.safe_load_all(block)]
+
+
+def test_the_page_has_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    verbs = re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
+    assert {"kubeconfig", "rights"} <= set(verbs)
+    table = re.findall(r"^\| \[?`(\w+)`.*\|.*\| `.*\|$", PAGE.read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(verbs)
 
 
 @pytest.fixture
