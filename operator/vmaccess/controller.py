@@ -279,7 +279,7 @@ class Controller:
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
             self._plan(progress, Key(Part.NAMESPACE, name, namespace))
-        for account in self._decider.accounts_of(progress):
+        for account in self._decider.accounts_of(progress) | self._delivery.accounts(name):
             self._delivery.plan(progress, Key(Part.KUBECONFIG, name, *account))
         progress.planned = True
         self._tell(progress)
@@ -303,8 +303,7 @@ class Controller:
         progress.note(key, decision.outcome)
 
     async def _deliver(self, key: Key, progress: Progress) -> None:
-        """See to the kubeconfig of a ServiceAccount; one that is taken away waits for the bindings."""
-        account = self.world.account(key.namespace, key.account)
+        """See to the kubeconfig of a ServiceAccount; one that is taken away waits for the bindings, but for none that hangs."""
         match progress.intent:
             case Take():
                 goes = True
@@ -312,7 +311,8 @@ class Controller:
                 goes = (key.namespace, key.account) not in progress.grant.accounts
             case _:
                 goes = False
-        if goes and account is not None and self._decider.is_bound(progress, key):
+        bindings = (Key(Part.NAMESPACE, key.grant, namespace) for namespace in self._decider.bound_in(progress, key))
+        if goes and not all(map(self.queue.hangs, bindings)):
             self.queue.add_after(key, BINDINGS_FIRST)
             return
         try:
@@ -447,7 +447,7 @@ class Controller:
         """
         if key.part is not Part.ACCOUNT or not isinstance(step, Delete):
             return False
-        return self._decider.is_bound(progress, key) or self._delivery.comes_first(progress, step.child)
+        return any(self._decider.bound_in(progress, key)) or self._delivery.comes_first(progress, step.child)
 
 
 def _place(key: Key) -> str:

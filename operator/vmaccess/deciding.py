@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 
 from vmaccess.cluster.queue import WorkQueue
@@ -86,13 +87,13 @@ class Decider:
             names |= candidates(selection, self._world.namespaces)
         return names
 
-    def is_bound(self, progress: Progress, key: Key) -> bool:
-        """Whether bindings that are to go still name a ServiceAccount; not counted are those that cannot be had at present."""
+    def bound_in(self, progress: Progress, key: Key) -> Iterator[str]:
+        """Namespaces with a binding that is to go and still names the ServiceAccount, but for those that cannot be had now."""
         subject = (key.namespace, key.account)
         if isinstance(progress.intent, Give) and subject in {
             (listed.namespace, listed.name) for listed in progress.intent.subjects
         }:
-            return False  # it is listed as an existing subject now: the bindings go on naming it
+            return  # it is listed as an existing subject now: the bindings go on naming it
         for binding in self._world.related(key.grant):
             if binding.kind is not Kind.ROLE_BINDING or binding.whose(progress.grant.id) is Whose.FOREIGN:
                 continue
@@ -101,8 +102,7 @@ class Decider:
                 continue  # rather kill the tokens than wait for it
             assert isinstance(binding.content, BindingContent)  # noqa: S101 - by construction of Child
             if any((bound.namespace, bound.name) == subject for bound in binding.content.subjects):
-                return True
-        return False
+                yield binding.namespace
 
     def revokes_at_once(self, progress: Progress) -> bool:
         """Whether a ClusterRole of the grant's own is just being removed: the one write that revokes everywhere comes first."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from vmaccess.cluster.api import Api
 from vmaccess.cluster.world import World
 from vmaccess.policy.grant import Grant
-from vmaccess.policy.times import SOON, Phase, phase_of
+from vmaccess.policy.times import SOON, Phase, is_active, phase_of
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Timing:
         self.clock = api.clock
         self._begins, self._ends = _Schedule(), _Schedule()
         self._begun: dict[str, tuple[str, int]] = {}  # uid and generation of what has begun, which does not go back
+        self._ended: dict[str, tuple[str, int]] = {}  # and of what has ended
         self._changed = asyncio.Event()
         self.clock.on_step, self.clock.on_skew = self._changed.set, self._tell_of_skew
 
@@ -69,10 +70,14 @@ class Timing:
         limits, name, this = grant.limits, grant.id.name, (grant.uid, grant.generation)
         if limits.begins is None and limits.ends is None:
             return Phase.DURING
+        if self._ended.get(name) == this:
+            return Phase.AFTER
         begun = self._begun.get(name) == this
         phase = phase_of(limits, grant.status, grant.generation, self.clock.reading(), begun=begun)
         if phase is Phase.DURING and limits.begins is not None:
             self._begun[name] = this
+        if phase is Phase.AFTER:
+            self._ended[name] = this
         if phase is Phase.BEFORE and limits.begins is not None:  # an earlier time may have been heard since it was its turn
             self._begins.set(name, limits.begins.timestamp())
             self._changed.set()
@@ -86,10 +91,8 @@ class Timing:
     def overdue(self) -> float:
         """Seconds for which the access of some grant has outlived its end, as far as the statuses tell; the longest of them."""
         now = self.clock.reading().latest
-        return max(
-            (now - grant.limits.ends.timestamp() for grant in self._world.grants if grant.limits.ends and _is_active(grant)),
-            default=0.0,
-        )
+        ends = (grant.limits.ends for grant in self._world.grants if is_active(grant.status))
+        return max((now - end.timestamp() for end in ends if end is not None), default=0.0)
 
     def watch(self, grant: Grant) -> None:
         """Have the grant looked at when its next time has come."""
@@ -106,6 +109,7 @@ class Timing:
         self._ends.set(name, None)
         self._begins.set(name, None)
         self._begun.pop(name, None)
+        self._ended.pop(name, None)
 
     async def run(self) -> None:
         """Wake grants for ever. The clock is asked beside that: should no answer come, ours goes on."""
@@ -146,10 +150,3 @@ class Timing:
         for grant in self._world.grants:
             if grant.limits.begins is not None or grant.limits.ends is not None:
                 self._wake(grant.id.name)
-
-
-def _is_active(grant: Grant) -> bool:
-    return any(
-        condition.get("type") == "Active" and condition.get("status") == "True"
-        for condition in grant.status.get("conditions") or ()
-    )

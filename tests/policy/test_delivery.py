@@ -14,6 +14,7 @@ from vmaccess.policy.children import ROTATE, GrantId
 from vmaccess.policy.credentials import read_credential
 from vmaccess.policy.delivery import (
     LIFETIME,
+    OVERLAP,
     Drop,
     Issue,
     Rest,
@@ -27,6 +28,7 @@ from vmaccess.policy.delivery import (
     read_token,
     removal_step,
     slots,
+    unwanted_step,
 )
 from vmaccess.policy.kubeconfig import ClusterEntry
 from vmaccess.policy.reasons import Reason
@@ -147,6 +149,18 @@ def test_what_a_death_or_somebody_else_has_left_is_found(text: str, bound: tuple
     assert delivery_step(WISH, found, bound, at(10)) == expected
 
 
+@pytest.mark.parametrize(
+    "wish", [replace(WISH, ends=NOW + 900), replace(WISH, lifetime=700.0)], ids=["the grant ends sooner", "shorter"]
+)
+def test_a_token_that_lives_for_longer_than_is_wanted_goes_soon_after_the_next(wish: Wish) -> None:
+    newer = stored(jwt("b-uid", issued=NOW + 10, life=700), wish=wish)
+    bound = (IN_USE, slot(B, "b-uid", expires=NOW + 710, asked=700.0))
+    step = delivery_step(wish, newer, bound, at(11))
+    assert isinstance(step, Rest)
+    assert step.seconds == OVERLAP - 1
+    assert delivery_step(wish, newer, bound, at(10 + OVERLAP)) == Drop(IN_USE)
+
+
 def test_a_clock_that_was_ahead_once_makes_no_token_old() -> None:
     step = delivery_step(WISH, stored(), (IN_USE, None), at(10, ahead=3600))
     assert isinstance(step, Rest)
@@ -200,6 +214,29 @@ def test_a_secret_of_somebody_else_stops_everything(which: int) -> None:
     step = delivery_step(WISH, found[0], found[1:], at())
     assert isinstance(step, Refused)
     assert step.reason is Reason.NAME_CONFLICT
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_nor_does_it_save_a_token_that_is_to_end(which: int) -> None:
+    found: list[Secret | None] = [stored(), IN_USE, None]
+    found[which] = replace(found[which] or slot(B, "b-uid"), ours=False, marked=False)
+    assert delivery_step(replace(WISH, rotation="leaked"), found[0], found[1:], at()) == Drop(IN_USE)
+    stripped = replace(IN_USE, ours=False)
+    assert delivery_step(replace(WISH, rotation="leaked"), stored(), (stripped, None), at()) == Drop(stripped)
+
+
+def test_what_is_to_end_now_is_of_another_account_or_rotation_and_bears_a_mark() -> None:
+    assert unwanted_step("sa", "", (IN_USE, None)) is None
+    assert unwanted_step("sa", "leaked", (None, IN_USE)) == Drop(IN_USE)
+    assert unwanted_step("another", "", (IN_USE, None)) == Drop(IN_USE)
+    assert unwanted_step("another", "", (replace(IN_USE, ours=False, marked=False), None)) is None
+
+
+def test_who_has_the_name_now_keeps_what_is_his() -> None:
+    his = replace(IN_USE, account="another")
+    assert removal_step(stored(), (his, None), keep="another") == Drop(stored(), unchanged=True)
+    assert removal_step(None, (his, slot(B, "b-uid")), keep="another") == Drop(slot(B, "b-uid"), unchanged=True)
+    assert removal_step(None, (his, None), keep="another") is None
 
 
 def test_the_end_of_it_begins_with_what_tokens_die_by_and_leaves_what_is_not_ours() -> None:

@@ -20,6 +20,7 @@ END = datetime(2027, 1, 31, 18, tzinfo=UTC)
 BASE = parse([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["list"]}])
 TIMES: dict[str, Any] = {"notBeforeTime": in_words(BEGIN), "expirationTime": in_words(END)}
 SECOND = timedelta(seconds=1)
+ACTIVE: dict[str, Any] = {"observedGeneration": 1, "conditions": [{"type": "Active", "status": "True"}]}
 
 
 def grant(*, generation: int = 1, status: Any = None, **spec: Any) -> Grant:
@@ -50,7 +51,18 @@ def phase(of: Grant, now: Reading, *, begun: bool = False) -> Phase:
     ],
 )
 def test_access_is_from_the_first_time_until_the_second(moment: datetime, expected: Phase) -> None:
-    assert phase(grant(**TIMES), at(moment)) is expected
+    assert phase(grant(**TIMES, status=ACTIVE), at(moment)) is expected
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{}, {**ACTIVE, "observedGeneration": 0}, {"observedGeneration": 1, "conditions": [{"type": "Active", "status": "False"}]}],
+    ids=["new", "changed", "without access"],
+)
+def test_where_nothing_is_given_yet_an_end_that_may_have_passed_has(status: Any) -> None:
+    """A Date header tells the time up to a second late."""
+    assert phase(grant(**TIMES, status=status), at(END - 2 * SECOND)) is Phase.DURING
+    assert phase(grant(**TIMES, status=status), at(END - SECOND)) is Phase.AFTER
 
 
 def test_in_doubt_nothing_is_given() -> None:

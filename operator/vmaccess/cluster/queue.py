@@ -121,6 +121,10 @@ class WorkQueue(Generic[K]):
         """Whether somebody works on the key just now."""
         return key in self._working or key in self._hanging
 
+    def hangs(self, key: K) -> bool:
+        """Whether the key has been worked on for longer than a request should take."""
+        return key in self._hanging
+
     @property
     def in_flight(self) -> int:
         """How many keys are worked on."""

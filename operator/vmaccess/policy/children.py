@@ -348,7 +348,8 @@ def project(kind: Kind, raw: Mapping[str, Any], known: Child | None) -> Child | 
         aggregates=_aggregates(labels) if kind is Kind.CLUSTER_ROLE else (),
         remembered=_remembered(known, meta["uid"]),
     )
-    if kind is Kind.SERVICE_ACCOUNT and child.label_managed_by == MANAGED_BY and (names := kubeconfig_names(meta)):
+    managed = child.label_managed_by == MANAGED_BY or child.remembered is not None
+    if kind is Kind.SERVICE_ACCOUNT and managed and (names := kubeconfig_names(meta)):
         return replace(child, content=AccountContent(raw.get("automountServiceAccountToken"), names))
     if kind in (Kind.SERVICE_ACCOUNT, Kind.CLUSTER_ROLE) or child.relates_to():
         return child

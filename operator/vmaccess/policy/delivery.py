@@ -32,6 +32,7 @@ KEY = "kubeconfig"  # in the data of the Secret
 LIFETIME = f"{GROUP}/lifetime-seconds"  # annotation of a Secret that a token is bound to: what was asked for
 RENEWED_AT = 0.8  # of a token's life
 SLACK = 5.0  # seconds that do not matter
+OVERLAP = 120.0  # seconds for which a token that lives too long stays beside the next: a kubelet tells of that within some 90
 LONGEST = MAX_LIFETIME + 86400  # seconds that a token may live; what says more is made up
 LAST = 1 << 35  # seconds since 1970 that a time can have
 TOKEN = re.compile(r"^    token: ([A-Za-z0-9_.-]{1,16384})$", re.MULTILINE)
@@ -145,9 +146,10 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Delete a Secret, and with it the tokens that are bound to it."""
+    """Delete a Secret, and with it the tokens that are bound to it; `unchanged` where somebody else may be taking it over."""
 
     secret: Secret
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
     """
     for each in (stored, *bound):
         if each is not None and not each.ours:
-            return Refused(
+            return unwanted_step(wish.account, wish.rotation, bound) or Refused(
                 Reason.NAME_CONFLICT,
                 f"Secret {wish.namespace}/{each.name} exists and is not this grant's: it is not touched; choose another "
                 f"kubeconfig.secretName, or delete it",
@@ -180,17 +182,18 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
     in_use = [slot for slot in bound if slot is not None and token is not None and slot.uid == token.secret_uid and not slot.held]
     current = in_use[0] if in_use else None
     others = [slot for slot in bound if slot is not None and slot is not current]
-    if over := [slot for slot in others if slot.held or not _is_wanted(wish, slot)]:
+    if over := [slot for slot in others if slot.held or not _is_wanted(wish.account, wish.rotation, slot)]:
         return Drop(over[0])
     if stored is not None and token is not None and current is not None and not _is_due(wish, token, current, now.current, fresh):
         if stored.text != wish.text(token.value):
             return Drop(stored) if stored.locked else Rewrite(stored, token)
-        if over := [slot for slot in others if slot.expires <= now.current]:
+        leaving = [(_leaves(wish, token, slot), slot) for slot in others]
+        if over := [slot for time, slot in leaving if time <= now.current]:
             return Drop(over[0])
-        times = (token.renewal, *(slot.expires for slot in others))
+        times = (token.renewal, *(time for time, _ in leaving))
         return Rest(min(*(time - now.current for time in times), wish.ends - now.latest), token)
     if (left := wish.ends - now.latest) < MIN_LIFETIME:  # no token so short can be had, and the end takes away all of it
-        if current is not None and token is not None and (not _is_wanted(wish, current) or token.account_uid != wish.account_uid):
+        if current is not None and token is not None and not _is_of(wish, token, current):
             return Drop(current)
         return Rest(left, token if current is not None else None)
     if others:
@@ -201,28 +204,50 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
     return Issue(free, min(wish.lifetime, left))
 
 
-def removal_step(stored: Secret | None, bound: Sequence[Secret | None]) -> Drop | None:
+def removal_step(stored: Secret | None, bound: Sequence[Secret | None], *, keep: str | None = None) -> Drop | None:
     """The next Secret to delete of a kubeconfig that is not wanted any more: first those by which tokens die. None when all are
-    gone. One mark is enough here: whoever strips the other saves no token. What has none is somebody else's, and stays.
+    gone. One mark is enough here: whoever strips the other saves no token. What has none is somebody else's, and stays; so does
+    what is of the ServiceAccount `keep`, which has the name now.
     """
-    return next((Drop(each) for each in (*bound, stored) if each is not None and each.marked), None)
+    marked = (each for each in (*bound, stored) if each is not None and each.marked)
+    return next((Drop(each, unchanged=keep is not None) for each in marked if keep is None or each.account != keep), None)
 
 
-def _is_wanted(wish: Wish, slot: Secret) -> bool:
+def unwanted_step(account: str, rotation: str, bound: Sequence[Secret | None]) -> Drop | None:
+    """The next Secret to delete of those whose tokens are to end now, also where nothing can be put in their place."""
+    marked = (slot for slot in bound if slot is not None and slot.marked)
+    return next((Drop(slot) for slot in marked if not _is_wanted(account, rotation, slot)), None)
+
+
+def _is_wanted(account: str, rotation: str, slot: Secret) -> bool:
     """Whether the tokens of a Secret may live on until their end: not after a rotation, nor those of another ServiceAccount."""
-    return slot.rotation == wish.rotation and slot.account == wish.account
+    return (slot.account, slot.rotation) == (account, rotation)
+
+
+def _is_of(wish: Wish, token: Token, slot: Secret) -> bool:
+    """Whether a token is one of this ServiceAccount, which may have been made anew, and of this rotation."""
+    return token.account_uid == wish.account_uid and _is_wanted(wish.account, wish.rotation, slot)
+
+
+def _is_longer(wish: Wish, expires: float, asked: float) -> bool:
+    """Whether a token lives for longer than is wanted now. By what was asked for, not by what was given: else a server that gives
+    more would be asked for ever.
+    """
+    return asked > wish.lifetime + SLACK or expires > wish.ends + SLACK
+
+
+def _leaves(wish: Wish, token: Token, slot: Secret) -> float:
+    """When the Secret of the token before this one is to go: with that, or soon where it lives for longer than is wanted now."""
+    longer = _is_longer(wish, slot.expires, slot.asked)
+    return min(slot.expires, token.issued + OVERLAP) if longer else slot.expires
 
 
 def _is_due(wish: Wish, token: Token, slot: Secret, now: float, fresh: str) -> bool:
-    """Whether a token is to be replaced. By what was asked for, not by what was given: else a server that gives more would be
-    asked for ever.
-    """
+    """Whether a token is to be replaced."""
     return (
-        token.account_uid != wish.account_uid
-        or not _is_wanted(wish, slot)
+        not _is_of(wish, token, slot)
         or (token.renewal <= now and slot.uid != fresh)
-        or slot.asked > wish.lifetime + SLACK
-        or token.issued + slot.asked > wish.ends + SLACK
+        or _is_longer(wish, token.issued + slot.asked, slot.asked)
     )
 
 

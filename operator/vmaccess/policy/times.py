@@ -10,6 +10,7 @@ from typing import Any
 
 from vmaccess.model.grant import Withdrawals
 
+LATE = 1.0  # seconds by which what a Date header tells is late at most: it is cut to the second
 SOON = 3600.0  # seconds before its end for which a grant says that it ends soon
 
 
@@ -33,14 +34,22 @@ class Reading:
 def phase_of(limits: Withdrawals, status: Mapping[str, Any], generation: int, now: Reading, *, begun: bool) -> Phase:
     """The phase of a grant. When in doubt it gives nothing: it begins by the earliest time and ends by the latest.
 
-    One that has begun (`begun`) does not go back. Nor does one whose status says that this generation has expired, whatever has
-    become of the clock since.
+    One that gives no access so far ends a little before its end, by as much as the latest time may be late: else an end that has
+    just passed would not be seen before something is given. One that has begun (`begun`) does not go back. Nor does one whose
+    status says that this generation has expired, whatever has become of the clock since.
     """
-    if limits.ends is not None and (limits.ends.timestamp() <= now.latest or has_expired(status, generation)):
-        return Phase.AFTER
+    if limits.ends is not None:
+        late = 0.0 if is_active(status) and status.get("observedGeneration") == generation else LATE
+        if limits.ends.timestamp() <= now.latest + late or has_expired(status, generation):
+            return Phase.AFTER
     if limits.begins is not None and not begun and now.earliest < limits.begins.timestamp():
         return Phase.BEFORE
     return Phase.DURING
+
+
+def is_active(status: Mapping[str, Any]) -> bool:
+    """Whether the status tells of access in force."""
+    return any(each.get("type") == "Active" and each.get("status") == "True" for each in status.get("conditions") or ())
 
 
 def has_expired(status: Mapping[str, Any], generation: int) -> bool:
