@@ -87,6 +87,17 @@ def test_names_in_a_service_account_of_others_do_not_count(stage: Stage, cli: Cl
         assert "of-others" not in said.out
 
 
+def test_what_only_a_service_account_asks_for_is_pointed_out(stage: Stage, cli: Cli, asked: tuple[str, str]) -> None:
+    """Anybody who may change it can have the admin asked for rights to any Secret."""
+    name, home = asked
+    path = f"/api/v1/namespaces/{home}/serviceaccounts/one"
+    stage.request("PATCH", path, {"metadata": {"annotations": {"vmaccess.dev/kubeconfigs": "db-password,one-kubeconfig"}}})
+    said = cli("rights", name)
+    assert said.code == 0
+    assert "note: these are rights to Secret 'db-password'" in said.err
+    assert "one-kubeconfig" not in said.err
+
+
 def test_rights_that_may_lack_something_are_told_of(
     stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str, asked: tuple[str, str]
 ) -> None:

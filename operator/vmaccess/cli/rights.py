@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> None:
                 wanted.setdefault(entry["namespace"], set()).add((entry["name"], kubeconfig["secretName"]))
         for account in {*listed_accounts(grant), *owned_accounts(grant)}:
             for secret in _remembered(api, account, grant_id(grant)):
-                wanted.setdefault(account.namespace, set()).add((account.name, secret))
+                if (account.name, secret) not in (known := wanted.setdefault(account.namespace, set())):
+                    known.add((account.name, secret))
+                    print(_forgotten(account, secret), file=sys.stderr)
     if not wanted:
         raise Failed(f"VMAccessGrant {options.grant!r} asks for no kubeconfig: there is none in its spec.serviceAccounts")
     rights = [
@@ -75,6 +77,15 @@ def _remembered(api: Connection, account: Account, grant: GrantId) -> tuple[str,
     if child is None or child.whose(grant) is not Whose.OURS or not isinstance(child.content, AccountContent):
         return ()
     return child.content.kubeconfigs
+
+
+def _forgotten(account: Account, secret: str) -> str:
+    """What to think of before the operator is given rights to a Secret that the grant does not name."""
+    return (
+        f"note: these are rights to Secret {secret!r} in namespace {account.namespace!r} too, which the grant does not ask for "
+        f"and ServiceAccount {account.name!r} remembers as a kubeconfig that is to be taken back; whoever may change that may "
+        f"have written it: leave out what never was a kubeconfig of this grant"
+    )
 
 
 class _Whole(yaml.SafeDumper):
