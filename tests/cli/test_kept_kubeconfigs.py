@@ -9,7 +9,7 @@ import pytest
 from localcluster import Cluster
 from tests.access.test_kubeconfigs import account, grant_of, kubeconfig, lists_machines, secrets, token_of, until_dead
 from tests.cli.helpers import Cli, acting_as
-from tests.stage import OPERATOR, Stage, Who
+from tests.stage import GRANTS, OPERATOR, Stage, Who
 from vmaccess.policy.children import GrantId
 
 SECRET, TOKEN = "/secrets", "/serviceaccounts/token"
@@ -59,8 +59,13 @@ def test_a_kept_credential_is_listed_and_revoked_and_another_takes_its_place(
     identity, of, route, *_ = listed[1].split()
     assert (of, route) == (f"{home}/one", "operator")
     assert lists_machines(stage, token, home) == 200
-    assert cli("revoke", name, "--credential", identity).code == 0
+    said = cli("revoke", name, "--credential", identity)
+    assert said.code == 0
+    assert f"at once: kubectl annotate vmaccessgrants {name} --overwrite vmaccess.dev/rotate=" in said.out
     until_dead(stage, token, home)
+    notes = {"annotations": {"vmaccess.dev/rotate": "as it was told"}}
+    stage.request("PATCH", f"{GRANTS}/{name}", {"metadata": notes})
+    stage.until(lambda: token_of(kubeconfig(stage, home, "one-kubeconfig")) != token, "another")
 
 
 def test_who_asks_for_none_is_told(stage: Stage, cli: Cli) -> None:

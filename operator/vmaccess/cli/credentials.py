@@ -15,7 +15,7 @@ from vmaccess.cli.failed import Failed
 from vmaccess.cli.grants import add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
 from vmaccess.cli.times import moment
 from vmaccess.cli.tokens import secret_path
-from vmaccess.policy.children import UID_LABEL
+from vmaccess.policy.children import PLURAL, ROTATE, UID_LABEL
 from vmaccess.policy.credentials import CREDENTIAL_LABEL, CREDENTIAL_TYPE, Credential, Route, is_managed, read_credential
 
 Json = dict[str, Any]
@@ -85,6 +85,11 @@ def revoke(options: argparse.Namespace) -> None:
         failed = [f"credential {each.id}: {refused}" for each in chosen if (refused := _delete(api, each)) is not None]
     if any(each.route != Route.KUBECONFIG or not is_over(each, api.now) for each in chosen) and len(failed) < len(chosen):
         print(f"{DELAY}; tokens that are bound to no credential end with the grant alone")
+    if any(each.route == Route.OPERATOR for each in chosen):
+        print(
+            f"the operator makes another in place of those it keeps within five minutes; at once: kubectl annotate {PLURAL} "
+            f'{options.grant} --overwrite {ROTATE}="$(date)"'
+        )
     if not chosen:
         print("nothing to revoke")
     if options.all:
@@ -168,8 +173,7 @@ def _delete(api: Connection, credential: Credential) -> str | None:
             f"""--type=merge -p '{{"metadata":{{"finalizers":null}}}}'"""
         )
     account = f"{credential.namespace}/{credential.account}"
-    again = ": the operator makes another in its place" if credential.route == Route.OPERATOR else ""
-    print(f"revoked credential {_harmless(credential.id)} of ServiceAccount {_harmless(account)}{again}")
+    print(f"revoked credential {_harmless(credential.id)} of ServiceAccount {_harmless(account)}")
     return None
 
 
