@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ def test_no_context_of_others_is_led_elsewhere() -> None:
     assert merged(copy.deepcopy(once), ours("two"), FILE, replace=True)["clusters"] == once["clusters"]
 
 
+def test_no_token_of_ours_is_led_to_another_cluster_of_the_same_name() -> None:
+    one = kubeconfig(PROD, "runner@prod", "default/runner@prod", {"token": "of one"}, None)
+    other = dataclasses.replace(PROD, server="https://other.example.com")
+    two = kubeconfig(other, "pipeline@prod", "default/pipeline@prod", {"token": "of two"}, None)
+    file = merged(theirs(), one, FILE, replace=False)
+    for force in (False, True):
+        with pytest.raises(Failed, match="these contexts would lead elsewhere: runner@prod; "):
+            merged(copy.deepcopy(file), two, FILE, replace=force)
+
+
 def test_strange_entries_are_no_reason_to_fall() -> None:
     strange = [{"name": "a", "context": "text"}, {"name": "b"}, {"name": "c", "context": {"extensions": "text"}}]
     file = theirs(contexts=strange, clusters=[{"name": "prod", "cluster": ["text"]}])
@@ -164,6 +175,24 @@ def test_a_merged_file_stays_its_owners(tmp_path: Path) -> None:
     os.chown(file, 65534, 65533)
     MergedFile(file, replace=False).write(ours())
     assert (file.stat().st_uid, file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (65534, 65533, 0o600)
+
+
+def test_a_draft_that_somebody_swaps_leads_to_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may merge into the folder of a user, who may do there as he likes."""
+    file, precious, make = tmp_path / "config", tmp_path / "precious", tempfile.mkstemp
+    for path in (file, precious):
+        path.write_text("{}")
+        path.chmod(0o644)
+
+    def swapped(**where: Any) -> tuple[int, str]:
+        handle, draft = make(**where)
+        os.unlink(draft)
+        os.symlink(precious, draft)
+        return handle, draft
+
+    monkeypatch.setattr(tempfile, "mkstemp", swapped)
+    MergedFile(file, replace=False).write(ours())
+    assert (stat.S_IMODE(precious.stat().st_mode), precious.read_text()) == (0o644, "{}")
 
 
 @pytest.mark.parametrize("kind", [OwnFile, MergedFile])

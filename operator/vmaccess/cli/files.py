@@ -107,7 +107,7 @@ def merged(file: Json, config: Json, path: Path, *, replace: bool) -> Json:
                 f"{path} has another {field} {ours['name']!r}, which is not touched: give it another name, or write to a file "
                 f"of its own"
             )
-        elif section == "clusters" and (led := _led_by(ours["name"], file)):
+        elif section == "clusters" and (led := _led_by(ours["name"], file, config["current-context"])):
             raise Failed(
                 f"{path} has a cluster {ours['name']!r} with another server or CA, which is not touched, as these contexts would "
                 f"lead elsewhere: {', '.join(led)}; give it another name, or write to a file of its own"
@@ -133,10 +133,11 @@ def _is_marked(entry: Json, field: str) -> bool:
     return isinstance(extensions, list) and any(isinstance(each, dict) and each.get("name") == MARK for each in extensions)
 
 
-def _led_by(cluster: str, file: Json) -> list[str]:
-    """Names of the contexts that use this cluster and are not ours."""
-    contexts = entries(file, "contexts")
-    others = (entry for entry in contexts if not _is_marked(entry, "context"))
+def _led_by(cluster: str, file: Json, written: str) -> list[str]:
+    """Names of the contexts that use this cluster, but for the one that is written: also what we wrote before has the token of
+    another cluster where two have the same name.
+    """
+    others = (entry for entry in entries(file, "contexts") if entry["name"] != written)
     return [entry["name"] for entry in others if _fields(entry, "context").get("cluster") == cluster]
 
 
@@ -175,7 +176,7 @@ def _replace(path: Path, text: str, before: os.stat_result | None = None) -> Non
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with _gone_on_failure(Path(draft)):
         if before is not None:
-            os.chmod(draft, before.st_mode & 0o600)
+            os.fchmod(handle, before.st_mode & 0o600)  # by its path it could be another by now
             _give(handle, before)
         _fill(handle, text)
         os.replace(draft, path)
