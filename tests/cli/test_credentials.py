@@ -7,6 +7,7 @@ import re
 import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.cli.helpers import Cli, acting_as, allow, credential_secrets, lists_m
 from tests.stage import Json, Stage
 from vmaccess.cli.caller import read_caller
 from vmaccess.cli.connection import Connection
-from vmaccess.cli.credentials import is_over, table
+from vmaccess.cli.credentials import is_kept, is_over, table
 from vmaccess.policy.children import GrantId
 from vmaccess.policy.credentials import Credential, Route, credential_body, read_credential
 
@@ -62,6 +63,31 @@ def test_what_is_written_is_what_is_read() -> None:
     body = credential_body(GrantId("g", "7"), "s", "1a2b3c4d", "runner", Route.EXEC, "2027-01-01T11:00:00Z", "")
     body["metadata"] |= {"uid": "u", "namespace": "default"}
     assert read_credential(body) == credential(expires="", route="exec")
+
+
+def keeping(**changes: Any) -> Json:
+    """A grant that has the operator keep a kubeconfig."""
+    accounts = [{"namespace": "default", "name": "runner", "kubeconfig": {"secretName": "kept"}}]
+    return {"metadata": changes.pop("metadata", {}), "spec": {"serviceAccounts": accounts, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("grant", "made", "kept"),
+    [
+        (keeping(), {"secret": "kept-token-b"}, True),
+        (keeping(expirationTime="2027-01-01T12:00:01Z"), {"secret": "kept-token-a"}, True),
+        (keeping(expirationTime="2027-01-01T12:00:00Z"), {"secret": "kept-token-a"}, False),
+        (keeping(suspend=True), {"secret": "kept-token-a"}, False),
+        (keeping(metadata={"deletionTimestamp": "now"}), {"secret": "kept-token-a"}, False),
+        (keeping(serviceAccounts=[{"namespace": "default", "name": "runner"}]), {"secret": "kept-token-a"}, False),
+        (keeping(), {"secret": "earlier-token-a"}, False),
+        (keeping(), {"secret": "kept-token-a", "account": "another"}, False),
+        (keeping(), {"secret": "kept-token-a", "route": "kubeconfig"}, False),
+    ],
+    ids=["kept", "not-over", "over", "suspended", "deleted", "not-asked-for", "another-name", "another-account", "not-kept"],
+)
+def test_where_the_operator_makes_another(grant: Json, made: dict[str, str], *, kept: bool) -> None:
+    assert is_kept(grant, credential(**{"route": "operator", **made}), NOW) is kept
 
 
 # --- on a real API server ---

@@ -8,7 +8,8 @@ import pytest
 
 from localcluster import Cluster
 from tests.access.test_kubeconfigs import account, grant_of, kubeconfig, lists_machines, secrets, token_of, until_dead
-from tests.cli.helpers import Cli, acting_as
+from tests.cli.helpers import Cli, acting_as, allow
+from tests.cli.helpers import secrets as of_secrets
 from tests.stage import GRANTS, OPERATOR, Stage, Who
 from vmaccess.policy.children import GrantId
 
@@ -48,7 +49,7 @@ def test_the_rights_are_those_of_the_names_alone(stage: Stage, cli: Cli, asked: 
 
 
 def test_a_kept_credential_is_listed_and_revoked_and_another_takes_its_place(
-    stage: Stage, cli: Cli, asked: tuple[str, str]
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str, asked: tuple[str, str]
 ) -> None:
     name, home = asked
     stage.cluster.apply(cli("rights", name).out)
@@ -59,6 +60,13 @@ def test_a_kept_credential_is_listed_and_revoked_and_another_takes_its_place(
     identity, of, route, *_ = listed[1].split()
     assert (of, route) == (f"{home}/one", "operator")
     assert lists_machines(stage, token, home) == 200
+    caller = acting_as(cluster, tmp_path / "caller", reader)
+    allow(stage, reader, home, of_secrets("list"))
+    refused = stage.until(
+        lambda: (said := cli("revoke", name, "--all", "--kubeconfig", caller)) and identity in said.err and said,
+        "the right to list",
+    )
+    assert (refused.code, refused.out) == (1, ""), "nothing is said to come in the place of what is still there"
     said = cli("revoke", name, "--credential", identity)
     assert said.code == 0
     assert f"at once: kubectl annotate vmaccessgrants {name} --overwrite vmaccess.dev/rotate=" in said.out

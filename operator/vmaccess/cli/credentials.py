@@ -15,8 +15,10 @@ from vmaccess.cli.failed import Failed
 from vmaccess.cli.grants import add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
 from vmaccess.cli.times import moment
 from vmaccess.cli.tokens import secret_path
+from vmaccess.model.grant import withdrawals
 from vmaccess.policy.children import PLURAL, ROTATE, UID_LABEL
 from vmaccess.policy.credentials import CREDENTIAL_LABEL, CREDENTIAL_TYPE, Credential, Route, is_managed, read_credential
+from vmaccess.policy.delivery import slots
 
 Json = dict[str, Any]
 
@@ -80,15 +82,18 @@ def show(options: argparse.Namespace) -> None:
 def revoke(options: argparse.Namespace) -> None:
     """Carry out the verb `revoke`; raises Failed, also where a part of it could not be done."""
     with Connection(caller_of(options)) as api:
-        found = _find(api, read_grant(api, options.grant))
+        grant = read_grant(api, options.grant)
+        found = _find(api, grant)
         chosen = _chosen(found, options, api.now)
-        failed = [f"credential {each.id}: {refused}" for each in chosen if (refused := _delete(api, each)) is not None]
-    if any(each.route != Route.KUBECONFIG or not is_over(each, api.now) for each in chosen) and len(failed) < len(chosen):
+        refused = {each: why for each in chosen if (why := _delete(api, each)) is not None}
+    gone = [each for each in chosen if each not in refused]
+    failed = [f"credential {each.id}: {why}" for each, why in refused.items()]
+    if any(each.route != Route.KUBECONFIG or not is_over(each, api.now) for each in gone):
         print(f"{DELAY}; tokens that are bound to no credential end with the grant alone")
-    if any(each.route == Route.OPERATOR for each in chosen):
+    if any(is_kept(grant, each, api.now) for each in gone):
         print(
-            f"the operator makes another in place of those it keeps within five minutes; at once: kubectl annotate {PLURAL} "
-            f'{options.grant} --overwrite {ROTATE}="$(date)"'
+            f"where the grant still asks for it, the operator makes another within five minutes; at once: kubectl annotate "
+            f'{PLURAL} {options.grant} --overwrite {ROTATE}="$(date)"'
         )
     if not chosen:
         print("nothing to revoke")
@@ -105,6 +110,19 @@ def is_over(credential: Credential, now: datetime) -> bool:
     except ValueError:
         return False
     return (ends if ends.tzinfo else ends.replace(tzinfo=UTC)) <= now
+
+
+def is_kept(grant: Json, credential: Credential, now: datetime) -> bool:
+    """Whether the grant has the operator make another in the place of this one: it asks for the kubeconfig and gives access."""
+    limits = withdrawals(grant)
+    if "deletionTimestamp" in grant["metadata"] or limits.suspend or (limits.ends is not None and limits.ends <= now):
+        return False
+    return credential.route == Route.OPERATOR and any(
+        (entry["namespace"], entry["name"]) == (credential.namespace, credential.account)
+        and credential.secret in slots(entry["kubeconfig"]["secretName"])
+        for entry in grant["spec"].get("serviceAccounts") or ()
+        if entry.get("kubeconfig")
+    )
 
 
 def lives_until(credential: Credential) -> datetime | None:
