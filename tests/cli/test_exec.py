@@ -59,7 +59,10 @@ def test_the_file_holds_no_token(stage: Stage, cluster: Cluster, cli: Cli, tmp_p
             "installHint": "kubectl-vmaccess comes with the Python package vmaccess: install it, and have it on PATH",
             "interactiveMode": "Never",
             "provideClusterInfo": False,
-        }
+        },
+        "extensions": [
+            {"name": "vmaccess.dev", "extension": {"writtenBy": "kubectl vmaccess", "grant": name, "credential": credential}}
+        ],
     }
 
 

@@ -6,6 +6,7 @@ import base64
 import copy
 import dataclasses
 import os
+import secrets
 import stat
 import tempfile
 from pathlib import Path
@@ -15,10 +16,10 @@ import pytest
 import yaml
 
 from localcluster import Cluster
-from tests.cli.helpers import Cli, of, runner
+from tests.cli.helpers import Cli, of, runner, user_in
 from tests.stage import Stage
 from vmaccess.cli.failed import Failed
-from vmaccess.cli.files import MergedFile, OwnFile, merged
+from vmaccess.cli.files import MergedFile, OwnFile, Written, merged
 from vmaccess.policy.kubeconfig import ClusterEntry, kubeconfig
 
 Json = dict[str, Any]
@@ -235,6 +236,66 @@ def test_two_do_not_write_at_once(tmp_path: Path) -> None:
 
 
 # --- as a person does it ---
+
+
+def named(file: Path) -> Json:
+    """What the last user of a file tells of its credential."""
+    (extension,) = user_in(file)["extensions"]
+    assert (extension["name"], extension["extension"].pop("writtenBy")) == ("vmaccess.dev", "kubectl vmaccess")
+    told: Json = extension["extension"]
+    return told
+
+
+@pytest.mark.parametrize("options", [(), ("--exec",), ("--merge",), ("--merge", "--exec")], ids=" ".join)
+def test_a_file_names_its_credential_and_what_gives_way_is_told(
+    stage: Stage, cli: Cli, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    name, file = runner(stage), tmp_path / "config"
+    asked = ("kubeconfig", name, *options, "--output", str(file))
+    first = cli(*asked)
+    old = first.out.split()[-1]
+    assert named(file) == {"grant": name, "credential": old}
+    assert first.out.startswith(("wrote ", "added context "))
+
+    second = cli(*asked, "--force")
+    assert (second.code, second.err) == (0, "")
+    assert second.out.startswith(f"replaced context {name}@cluster in {file}, " if "--merge" in options else f"replaced {file}, ")
+    revocation, left = second.out.splitlines()[2:]
+    assert named(file) == {"grant": name, "credential": revocation.split()[-1]}
+    assert left.startswith(f"credential {old}, which was there before, is not revoked by this; to revoke it: kubectl vmaccess ")
+    assert old in cli("credentials", name).out
+    assert cli(*left.partition("kubectl vmaccess ")[2].split()).out.startswith(f"revoked credential {old} ")
+
+
+@pytest.mark.usefixtures("on_path")
+def test_kubectl_takes_no_id_for_a_number(
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, file = runner(stage), tmp_path / "config"
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "12345e67")
+    assert cli("kubeconfig", name, "--exec", "--output", str(file)).code == 0
+    assert cluster.kubectl("get", "vms", kubeconfig=file).returncode == 0
+    cluster.kubectl("config", "set-context", name, "--namespace=elsewhere", kubeconfig=file)
+    assert named(file) == {"grant": name, "credential": "12345e67"}
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["precious", "a: [", "users: [{name: a, user: text}]", "users: [{name: a, user: {extensions: [{name: vmaccess.dev}]}}]"],
+    ids=["words", "no-yaml", "no-fields", "no-credential"],
+)
+def test_what_names_no_credential_gives_way_without_a_word(tmp_path: Path, before: str) -> None:
+    file = tmp_path / "made"
+    file.write_text(before)
+    assert OwnFile(file, replace=True).write(ours()) == Written(replaced=True)
+
+
+def test_what_somebody_else_wrote_into_a_mark_is_not_said(tmp_path: Path) -> None:
+    file = tmp_path / "made"
+    for grant, credential in (("g; rm -rf ~", "1a2b3c4d"), ("g", "\x1b[2J"), ("g", 7), (None, None)):
+        extension = {"name": "vmaccess.dev", "extension": {"grant": grant, "credential": credential}}
+        file.write_text(yaml.safe_dump({"users": [{"name": "a", "user": {"extensions": [extension]}}]}))
+        assert OwnFile(file, replace=True).write(ours()) == Written(replaced=True)
 
 
 def test_into_the_callers_own_kubeconfig(stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,11 +20,19 @@ import yaml
 
 from vmaccess.cli.caller import entries, load, read_cluster
 from vmaccess.cli.failed import Failed
+from vmaccess.cli.marks import Issued, is_marked, mark, read_issued
 
 Json = dict[str, Any]
 
-MARK = "vmaccess.dev"  # name of the extension that tells our entries in a merged file from others
 _SECTIONS = {"clusters": "cluster", "users": "user", "contexts": "context"}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Whether something has given way, and the credentials that it named, which it does not end."""
+
+    replaced: bool = False
+    credentials: tuple[Issued, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +42,11 @@ class Printed:
     def check(self, config: Json) -> None:
         """Raise nothing: nothing can be in the way."""
 
-    def write(self, config: Json) -> None:
+    def write(self, config: Json) -> Written:
         """Print it, to the last letter; raises OSError where nobody takes it."""
         sys.stdout.write(_text(config))
         sys.stdout.flush()
+        return Written()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +63,17 @@ class OwnFile:
             if os.path.lexists(self.path) and not self.replace:
                 raise Failed(f"{self.path} exists: name another file with --output, or replace it with --force")
 
-    def write(self, config: Json) -> None:
+    def write(self, config: Json) -> Written:
         """Write it; raises Failed."""
         with _said_of(self.path):
             if self.replace:
+                before = Written(os.path.lexists(self.path), _named_in(self.path))
                 _replace(self.path, _text(config))
-            else:
-                handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with _gone_on_failure(self.path):
-                    _fill(handle, _text(config))
+                return before
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with _gone_on_failure(self.path):
+                _fill(handle, _text(config))
+            return Written()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +89,14 @@ class MergedFile:
             _check_folder(self.path)
         merged(load(self.path) or {}, config, self.path, replace=self.replace)
 
-    def write(self, config: Json) -> None:
+    def write(self, config: Json) -> Written:
         """Write it; raises Failed."""
         with _said_of(self.path), _locked(self.path):
-            text = _text(merged(load(self.path) or {}, config, self.path, replace=self.replace))
+            before = load(self.path) or {}
+            text = _text(merged(before, config, self.path, replace=self.replace))
             target = Path(os.path.realpath(self.path))  # a link to where somebody keeps this file stays one
             _replace(target, text, target.stat() if target.exists() else None)
+            return _giving_way(before, config)
 
 
 Output = Printed | OwnFile | MergedFile
@@ -102,7 +116,7 @@ def merged(file: Json, config: Json, path: Path, *, replace: bool) -> Json:
             result[section] = [*theirs, _marked(ours, field)]
         elif section == "clusters" and _says_the_same(same, ours, path):
             continue
-        elif not _is_marked(same, field):
+        elif not is_marked(_fields(same, field)):
             raise Failed(
                 f"{path} has another {field} {ours['name']!r}, which is not touched: give it another name, or write to a file "
                 f"of its own"
@@ -119,18 +133,34 @@ def merged(file: Json, config: Json, path: Path, *, replace: bool) -> Json:
     return result | {"current-context": file.get("current-context") or config["current-context"]}
 
 
+def _giving_way(file: Json, config: Json) -> Written:
+    """What of a file our user and our context take the place of."""
+    users, contexts = (
+        [each for each in entries(file, section) if each["name"] == config[section][0]["name"]]
+        for section in ("users", "contexts")
+    )
+    return Written(bool(users or contexts), _issued(users))
+
+
+def _named_in(path: Path) -> tuple[Issued, ...]:
+    """The credentials that a file names; none where it is anything else than a kubeconfig."""
+    try:
+        return _issued(entries(load(path) or {}, "users")) if path.is_file() else ()
+    except Failed:
+        return ()
+
+
+def _issued(users: list[Json]) -> tuple[Issued, ...]:
+    return tuple(issued for user in users if (issued := read_issued(_fields(user, "user"))) is not None)
+
+
 def _marked(entry: Json, field: str) -> Json:
-    return entry | {field: entry[field] | {"extensions": [{"name": MARK, "extension": {"writtenBy": "kubectl vmaccess"}}]}}
+    return entry if is_marked(entry[field]) else entry | {field: entry[field] | mark()}
 
 
 def _fields(entry: Json, field: str) -> Json:
     fields = entry.get(field)
     return fields if isinstance(fields, dict) else {}
-
-
-def _is_marked(entry: Json, field: str) -> bool:
-    extensions = _fields(entry, field).get("extensions")
-    return isinstance(extensions, list) and any(isinstance(each, dict) and each.get("name") == MARK for each in extensions)
 
 
 def _led_by(cluster: str, file: Json, written: str) -> list[str]:
@@ -148,8 +178,17 @@ def _says_the_same(theirs: Json, ours: Json, path: Path) -> bool:
     return read_cluster("", fields, path.parent) == read_cluster("", ours["cluster"], path.parent)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what kubectl reads as a number although PyYAML does not, such as the id 12345e67."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
+)
+
+
 def _text(config: Json) -> str:
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=math.inf)
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 def _check_folder(path: Path) -> None:

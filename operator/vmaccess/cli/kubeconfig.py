@@ -19,7 +19,7 @@ from typing import Any
 from vmaccess.cli.connection import Connection, caller_of
 from vmaccess.cli.exec import check_not_ourselves, exec_block
 from vmaccess.cli.failed import Failed
-from vmaccess.cli.files import MergedFile, Output, OwnFile, Printed
+from vmaccess.cli.files import MergedFile, Output, OwnFile, Printed, Written
 from vmaccess.cli.grants import (
     Account,
     add_account_option,
@@ -33,6 +33,7 @@ from vmaccess.cli.grants import (
     possible_lifetime,
     read_grant,
 )
+from vmaccess.cli.marks import Issued, mark
 from vmaccess.cli.times import in_words, lifetime, moment
 from vmaccess.cli.tokens import Credential, Revocable, Token, Unbound, correct_expiry, new_credential, request_token
 from vmaccess.policy.credentials import Route
@@ -118,15 +119,21 @@ def run(options: argparse.Namespace) -> None:
             with new_credential(api, grant_id(grant), account, route, expires) as credential:
                 token = request_token(api, account, credential, possible)  # with --exec only to see that it can be had
                 plugin = {"exec": exec_block(caller, options.grant, account, credential, options.lifetime)}
+                named = mark(Issued(options.grant, credential.id if isinstance(credential, Revocable) else None))
                 uninterrupted.enter_context(_no_interrupt())
-                output.write(config(plugin if options.exec else {"token": token.value}))
+                written = output.write(config((plugin if options.exec else {"token": token.value}) | named))
             out = sys.stderr if isinstance(output, Printed) else sys.stdout
-            print(f"{_where(output, context)}ServiceAccount {account}, default namespace {namespace or 'default'}", file=out)
+            print(
+                f"{_where(output, context, written)}ServiceAccount {account}, default namespace {namespace or 'default'}",
+                file=out,
+            )
             until = (
                 f"each of its tokens is valid for {in_words(token.lifetime)}, and is asked for as your context {caller.context}"
             )
             print(until if options.exec else _until(token), _less(token, options.lifetime, end(grant)), sep="", file=out)
             print(_revocation(credential, options.grant, account), file=out)
+            for each in written.credentials:
+                print(_living_on(each), file=out)
             for note in _notes(grant, namespace):
                 print(f"note: {note}", file=sys.stderr)
         if expires is not None and isinstance(credential, Revocable) and abs(token.expires - expires) > SLACK:
@@ -165,14 +172,15 @@ def _names(grant: Json, account: Account, cluster: str, output: Output) -> tuple
     return f"{name}{which}@{cluster}", f"{account}@{cluster}"
 
 
-def _where(output: Output, context: str) -> str:
+def _where(output: Output, context: str, written: Written) -> str:
     match output:
         case Printed():
             return ""
         case OwnFile(path):
-            return f"wrote {path}, readable by you alone: "
+            return f"{'replaced' if written.replaced else 'wrote'} {path}, readable by you alone: "
         case MergedFile(path):
-            return f"added context {context} to {path}, readable by its owner alone: "
+            done = f"replaced context {context} in" if written.replaced else f"added context {context} to"
+            return f"{done} {path}, readable by its owner alone: "
 
 
 def _until(token: Token) -> str:
@@ -195,6 +203,13 @@ def _revocation(credential: Credential, grant: str, account: Account) -> str:
                 f"this credential cannot be revoked by itself, because you may not create Secrets in namespace "
                 f"{account.namespace}: {why}"
             )
+
+
+def _living_on(replaced: Issued) -> str:
+    return (
+        f"credential {replaced.credential}, which was there before, is not revoked by this; to revoke it: kubectl vmaccess "
+        f"revoke {replaced.grant} --credential {replaced.credential}"
+    )
 
 
 def _notes(grant: Json, namespace: str | None) -> Iterator[str]:
