@@ -10,7 +10,7 @@ from localcluster import Cluster
 from tests.access.test_kubeconfigs import account, grant_of, kubeconfig, lists_machines, secrets, token_of, until_dead
 from tests.cli.helpers import Cli, acting_as, allow
 from tests.cli.helpers import secrets as of_secrets
-from tests.stage import GRANTS, OPERATOR, Stage, Who
+from tests.stage import GRANTS, OPERATOR, RBAC, Stage, Who
 from vmaccess.policy.children import GrantId
 
 SECRET, TOKEN = "/secrets", "/serviceaccounts/token"
@@ -82,6 +82,48 @@ def test_who_asks_for_none_is_told(stage: Stage, cli: Cli) -> None:
     said = cli("rights", name)
     assert (said.code, said.out) == (1, "")
     assert "asks for no kubeconfig" in said.err
+    assert said.err.endswith(f"kubectl delete role,rolebinding --all-namespaces -l vmaccess.dev/kubeconfigs-of={name}\n")
+
+
+def test_rights_are_found_when_the_grant_is_gone(stage: Stage, cluster: Cluster, cli: Cli, asked: tuple[str, str]) -> None:
+    name, home = asked
+    cluster.apply(cli("rights", name).out)
+    stage.until(lambda: (stage.condition(name, "Ready") or {})["status"] == "True", "the kubeconfig", 60)
+
+    def rights() -> list[str]:
+        paths = (f"{RBAC}/namespaces/{home}/{kind}" for kind in ("roles", "rolebindings"))
+        found = [item["metadata"]["name"] for path in paths for item in stage.request("GET", path)["items"]]
+        return [each for each in found if each.startswith("vmaccess-kubeconfigs:")]
+
+    stage.delete(name)
+    stage.until(lambda: not stage.children(name) and not secrets(stage, home), "all of the grant to be gone")
+    assert len(rights()) == 2, "the operator does not take them for its own"
+    said = cli("rights", name)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith(f"error: VMAccessGrant {name!r} does not exist: ")
+    cluster.kubectl(*said.err.partition("for it: kubectl ")[2].split())
+    assert rights() == []
+
+
+def test_a_secret_of_others_that_has_the_name_is_told_of(
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str, asked: tuple[str, str]
+) -> None:
+    name, home = asked
+    stage.request("POST", f"/api/v1/namespaces/{home}/secrets", {"metadata": {"name": "one-kubeconfig-token-b"}})
+    said = cli("rights", name)
+    assert said.code == 0
+    assert said.err.startswith(f"note: Secret {home}/one-kubeconfig-token-b exists and is not this grant's: ")
+    assert said.err.count("note: ") == 1
+    caller = acting_as(cluster, tmp_path / "caller", reader)
+    blind = stage.until(
+        lambda: (said := cli("rights", name, "--kubeconfig", caller)) and said.code == 0 and said, "the caller to read grants"
+    )
+    assert (blind.out, "NameConflict" in blind.err) == (said.out, False)
+    cluster.apply(said.out)
+    stage.until_condition(name, "Stalled", reason="NameConflict")
+    stage.request("DELETE", f"/api/v1/namespaces/{home}/secrets/one-kubeconfig-token-b")
+    stage.until(lambda: (stage.condition(name, "Ready") or {})["status"] == "True", "the kubeconfig", 60)
+    assert cli("rights", name).err == "", "what is the grant's own is none of others"
 
 
 def test_names_in_a_service_account_of_others_do_not_count(stage: Stage, cli: Cli) -> None:

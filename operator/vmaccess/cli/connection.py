@@ -24,7 +24,7 @@ from vmaccess.policy.kubeconfig import ClusterEntry
 Json = dict[str, Any]
 
 TIMEOUT = urllib3.Timeout(connect=10, read=30)
-METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA, METADATA_LIST = (f"application/json;as=PartialObjectMetadata{of};g=meta.k8s.io;v=v1" for of in ("", "List"))
 
 
 class Refused(Failed):
@@ -56,9 +56,13 @@ class Connection:
         """Read an object or a list; raises Refused."""
         return self._request("GET", _with(path, query))
 
+    def get_metadata(self, path: str) -> Json:
+        """Name, labels and annotations of an object, and nothing of what it holds; raises Refused."""
+        return self._request("GET", path, accept=METADATA)
+
     def list_metadata(self, path: str, **query: str) -> list[Json]:
         """Names, labels and annotations of what is in a list, and nothing of what it holds; raises Refused."""
-        items: list[Json] | None = self._request("GET", _with(path, query), accept=METADATA)["items"]
+        items: list[Json] | None = self._request("GET", _with(path, query), accept=METADATA_LIST)["items"]
         return items or []  # null where there are none
 
     def create(self, path: str, body: Json) -> Json:

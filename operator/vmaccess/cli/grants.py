@@ -21,6 +21,10 @@ Json = dict[str, Any]
 SLACK = timedelta(seconds=5)  # between the API server's last answer and the token
 
 
+class Absent(Failed):
+    """There is no such grant."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Account:
     """A ServiceAccount by namespace and name."""
@@ -53,7 +57,7 @@ def read_grant(api: Connection, name: str) -> Json:
         return api.get(f"/apis/{API_VERSION}/{PLURAL}/{_segment(name)}")
     except Refused as refused:
         if refused.reason == "NotFound" and refused.status == 404 and PLURAL in refused.message:
-            raise Failed(f"VMAccessGrant {name!r} does not exist: `kubectl get {PLURAL}` lists those that do") from refused
+            raise Absent(f"VMAccessGrant {name!r} does not exist: `kubectl get {PLURAL}` lists those that do") from refused
         if refused.status == 404:
             raise Failed(f"{api.server} knows no VMAccessGrants: is this the right cluster (--context)?") from refused
         if refused.status == 403:

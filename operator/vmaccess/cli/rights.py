@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
 
 from vmaccess.cli.connection import Connection, Refused, caller_of
 from vmaccess.cli.failed import Failed
-from vmaccess.cli.grants import Account, add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
+from vmaccess.cli.grants import Absent, Account, add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
+from vmaccess.cli.tokens import secret_path
 from vmaccess.policy.children import AccountContent, GrantId, Kind, Whose, project
-from vmaccess.policy.rights import OPERATOR_NAMESPACE, kubeconfig_rights
+from vmaccess.policy.delivery import read_secret, slots
+from vmaccess.policy.rights import OPERATOR_NAMESPACE, kubeconfig_rights, removal
 
 
 def add_verb(verbs: Any, connection: argparse.ArgumentParser) -> None:
@@ -23,7 +26,8 @@ def add_verb(verbs: Any, connection: argparse.ArgumentParser) -> None:
         help="print the rights that the operator needs to keep a grant's kubeconfigs",
         description="Prints a Role and a RoleBinding for each namespace in which a VMAccessGrant asks for kubeconfigs: by them "
         "the operator may make Secrets there, see to those of the grant's names, and make tokens of the grant's ServiceAccounts. "
-        "It has no such rights otherwise. Applying them is up to you; so is taking them away, with `kubectl delete -f -`.",
+        "It has no such rights otherwise. Applying them is up to you; so is taking them away, once the kubeconfigs are gone: "
+        f"before that the operator could not take them back. What takes them away: {removal('GRANT')}",
         epilog="example: kubectl vmaccess rights runner | kubectl apply -f -",
     )
     add_grant_option(verb)
@@ -40,17 +44,26 @@ def run(options: argparse.Namespace) -> None:
     """Carry out the verb; raises Failed."""
     wanted: dict[str, set[tuple[str, str]]] = {}
     with Connection(caller_of(options)) as api:
-        grant = read_grant(api, options.grant)
+        try:
+            grant = read_grant(api, options.grant)
+        except Absent as absent:
+            raise Failed(f"{absent}; {_left(options.grant)}") from absent
         for entry in grant["spec"].get("serviceAccounts") or ():
             if (kubeconfig := entry.get("kubeconfig")) is not None:
                 wanted.setdefault(entry["namespace"], set()).add((entry["name"], kubeconfig["secretName"]))
+        for namespace, kubeconfigs in sorted(wanted.items()):
+            for note in _taken(api, grant_id(grant), namespace, kubeconfigs):
+                print(note, file=sys.stderr)
         for account in {*listed_accounts(grant), *owned_accounts(grant)}:
             for secret in _remembered(api, account, grant_id(grant)):
                 if (account.name, secret) not in (known := wanted.setdefault(account.namespace, set())):
                     known.add((account.name, secret))
                     print(_forgotten(account, secret), file=sys.stderr)
     if not wanted:
-        raise Failed(f"VMAccessGrant {options.grant!r} asks for no kubeconfig: there is none in its spec.serviceAccounts")
+        raise Failed(
+            f"VMAccessGrant {options.grant!r} asks for no kubeconfig: there is none in its spec.serviceAccounts; "
+            f"{_left(options.grant)}"
+        )
     rights = [
         each
         for namespace, kubeconfigs in sorted(wanted.items())
@@ -77,6 +90,26 @@ def _remembered(api: Connection, account: Account, grant: GrantId) -> tuple[str,
     if child is None or child.whose(grant) is not Whose.OURS or not isinstance(child.content, AccountContent):
         return ()
     return child.content.kubeconfigs
+
+
+def _taken(api: Connection, grant: GrantId, namespace: str, kubeconfigs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A note for each Secret that has a wanted name and is not the grant's, as far as the caller may see."""
+    for name in (each for _, secret in sorted(kubeconfigs) for each in (secret, *slots(secret))):
+        try:
+            found = api.get_metadata(secret_path(namespace, name))
+        except Refused as refused:
+            if refused.status not in (403, 404):
+                raise
+            continue
+        if not read_secret(found, grant).ours:
+            yield (
+                f"note: Secret {namespace}/{name} exists and is not this grant's: the operator will not touch it, and the grant "
+                f"will say NameConflict; choose another kubeconfig.secretName, or delete it, before you apply rights to it"
+            )
+
+
+def _left(grant: str) -> str:
+    return f"to take away the rights that were applied for it: {removal(grant)}"
 
 
 def _forgotten(account: Account, secret: str) -> str:

@@ -6,9 +6,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from vmaccess.model.spec import RBAC_GROUP
+from vmaccess.policy.children import GROUP
 from vmaccess.policy.delivery import slots
 
+RIGHTS_LABEL = (
+    f"{GROUP}/kubeconfigs-of"  # name of the grant; not the operator's own marks, by which it would take them for its own
+)
 OPERATOR_NAMESPACE, OPERATOR_ACCOUNT = "vmaccess-system", "vmaccess-operator"
+
+
+def removal(grant: str) -> str:
+    """The command that takes away all rights for the kubeconfigs of a grant, which need not be there any more."""
+    return f"kubectl delete role,rolebinding --all-namespaces -l {RIGHTS_LABEL}={grant}"
 
 
 def kubeconfig_rights(
@@ -22,7 +31,7 @@ def kubeconfig_rights(
     listed = sorted(kubeconfigs)
     secrets = [name for _, secret in listed for name in (secret, *slots(secret))]
     name = f"vmaccess-kubeconfigs:{grant}"
-    labels = {"app.kubernetes.io/name": "vmaccess"}
+    labels = {"app.kubernetes.io/name": "vmaccess", RIGHTS_LABEL: grant}
     rules = [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": secrets, "verbs": ["get", "patch", "delete"]},
