@@ -341,7 +341,7 @@ def test_several_accounts_of_a_grant_in_one_file(stage: Stage, cluster: Cluster,
     assert len(yaml.safe_load(file.read_text())["clusters"]) == 1
 
 
-@pytest.mark.parametrize("output", [(), ("--output", "-")])
+@pytest.mark.parametrize("output", [(), ("--output", "-"), ("--output", "")], ids=["none", "printed", "not-set"])
 def test_a_merge_needs_a_file(stage: Stage, cli: Cli, output: tuple[str, ...]) -> None:
     said = cli("kubeconfig", runner(stage), "--merge", *output)
     assert (said.code, said.out) == (1, "")

@@ -60,7 +60,8 @@ serviceaccounts/token in its namespace), and, so that the credential can be revo
         epilog="""\
 examples:
   kubectl vmaccess kubeconfig runner --lifetime 8h
-  kubectl vmaccess kubeconfig runner --exec --merge --output ~/.kube/config
+  kubectl vmaccess kubeconfig runner --exec --merge --output "$KUBECONFIG"    # or ~/.kube/config, where that is not set
+  umask 077; kubectl vmaccess kubeconfig runner --output - > runner.kubeconfig
 
 Whoever has the file has the access until the token expires, its credential is revoked, the grant is suspended or
 expires, or the grant is deleted. With --exec the file holds no token, and is of use only beside your own kubeconfig.""",
@@ -91,7 +92,9 @@ expires, or the grant is deleted. With --exec the file holds no token, and is of
         "--exec", action="store_true", help="instead of a token, have kubectl ask for one with your rights whenever it needs one"
     )
     verb.add_argument(
-        "--merge", action="store_true", help="add to the kubeconfig named by --output, and leave what else is in it"
+        "--merge",
+        action="store_true",
+        help="add to the kubeconfig named by --output, and leave what else is in it: name the one that kubectl reads",
     )
     verb.add_argument("--force", action="store_true", help="replace the file where it exists; with --merge, what it wrote before")
     verb.set_defaults(run=run)
@@ -155,8 +158,8 @@ def _no_interrupt() -> Iterator[None]:
 
 
 def _output(options: argparse.Namespace, account: Account) -> Output:
-    if options.merge and options.output in (None, STDOUT):
-        raise Failed("name the kubeconfig to merge into with --output, such as --output ~/.kube/config")
+    if options.merge and options.output in (None, "", STDOUT):
+        raise Failed('name the kubeconfig to merge into with --output: "$KUBECONFIG" where that is one file, else ~/.kube/config')
     if options.output == STDOUT:
         return Printed()
     path = Path(options.output or f"{account.name}.kubeconfig")
