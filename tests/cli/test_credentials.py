@@ -136,7 +136,10 @@ def test_the_list_tells_what_is_out(stage: Stage, cli: Cli, tmp_path: Path) -> N
     mine = of(stage.get(name))
     empty = cli("credentials", name)
     assert (empty.code, empty.out) == (0, "")
-    assert "has no credentials that are revoked one by one" in empty.err
+    assert (
+        f"no credential with a Secret of its own is known of VMAccessGrant {name!r}; tokens that were made without one"
+        in empty.err
+    )
     (one, _) = issue(cli, name, "--lifetime", "2h")
     assert cli("kubeconfig", name, "--exec", "-o", str(tmp_path / "made")).code == 0
     found = listed(cli, name)
@@ -149,6 +152,19 @@ def test_the_list_tells_what_is_out(stage: Stage, cli: Cli, tmp_path: Path) -> N
     lines = cli("credentials", name).out.splitlines()
     assert lines[0].split() == ["ID", "SERVICE", "ACCOUNT", "ROUTE", "ISSUED", "EXPIRES", "STATE"]
     assert {line.split()[0] for line in lines[1:]} == {one, two}
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [({"suspend": True}, "Suspended"), ({"notBeforeTime": "2100-01-01T00:00:00Z"}, "NotStarted")],
+    ids=["suspended", "not-started"],
+)
+def test_the_list_says_where_a_grant_gives_no_access(stage: Stage, cli: Cli, spec: Json, why: str) -> None:
+    name = runner(stage, **spec)
+    for output in ((), ("-o", "json")):
+        said = cli("credentials", name, *output)
+        assert said.code == 0
+        assert f"note: the grant gives no access at present: {why}: " in said.err
 
 
 def test_nothing_is_revoked_by_a_slip(stage: Stage, cli: Cli) -> None:
@@ -176,7 +192,9 @@ def test_all_of_a_grant_and_of_no_other(stage: Stage, cli: Cli) -> None:
     assert other not in said.out
     stage.until(lambda: lists_machines(stage, mine, dead) == 401, "the token to be dead", 15)
     assert lists_machines(stage, mine, alive) == 200
-    assert cli("revoke", names[0], "--all").out == "nothing to revoke\n"
+    assert cli("revoke", names[0], "--all").out.startswith(
+        "nothing to revoke: no credential with a Secret of its own is known of "
+    )
 
 
 def test_what_only_looks_like_ours_is_left_alone(stage: Stage, cli: Cli) -> None:
@@ -201,7 +219,7 @@ def test_a_secret_of_another_type_is_left_alone_whatever_its_labels(stage: Stage
     body = credential_body(id_, "precious", "1a2b3c4d", "runner", Route.KUBECONFIG, "", "") | {"type": "Opaque"}
     stage.request("POST", f"/api/v1/namespaces/{mine}/secrets", body)
     assert listed(cli, name) == {}
-    assert cli("revoke", name, "--all").out == "nothing to revoke\n"
+    assert cli("revoke", name, "--all").out.startswith("nothing to revoke: no credential with a Secret of its own is known of ")
     assert [secret["metadata"]["name"] for secret in credential_secrets(stage, mine)] == ["precious"]
 
 
@@ -248,6 +266,7 @@ def test_what_has_expired_is_tidied_up(stage: Stage, cli: Cli, tmp_path: Path) -
     assert listed(cli, name)[old]["state"] == "expired"
     said = cli("revoke", name, "--expired")
     assert (said.code, said.out) == (0, f"revoked credential {old} of ServiceAccount {mine}/runner\n")
+    assert cli("revoke", name, "--expired").out == "nothing to revoke: no credential of `kubeconfig` has expired\n"
     assert len(listed(cli, name)) == 3, "what the operator keeps is the operator's to tidy up"
     assert new in listed(cli, name)
     assert lists_machines(stage, mine, token) == 200

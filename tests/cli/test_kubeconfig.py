@@ -220,6 +220,33 @@ def test_a_grant_that_only_selects(stage: Stage, cli: Cli) -> None:
     assert "note: no granted namespace is known" in said.err
 
 
+def test_a_namespace_that_is_not_granted_is_told_of(
+    stage: Stage, cluster: Cluster, cli: Cli, tmp_path: Path, reader: str
+) -> None:
+    team, home = stage.unique("team"), stage.namespace("home")
+    selected, other = stage.namespace("selected", team=team), stage.namespace("other")
+    accounts = [{"namespace": home, "name": "runner"}]
+    selecting = stage.grant({"serviceAccounts": accounts, "namespaceSelector": {"matchLabels": {"team": team}}})
+    stage.until_ready(selecting)
+    listing = runner(stage)
+
+    def told(name: str, namespace: str, *caller: str) -> bool:
+        said = cli("kubeconfig", name, "-o", "-", "-n", namespace, *caller)
+        assert said.code == 0, said.err
+        return f"note: namespace {namespace!r} is not among those of the grant, which has no binding there: " in said.err
+
+    assert [told(selecting, namespace) for namespace in (selected, other)] == [False, True]
+    assert [told(listing, namespace) for namespace in (of(stage.get(listing)), other)] == [False, True]
+    caller = acting_as(cluster, tmp_path / "caller", reader)
+    for name in (selecting, listing):
+        allow(stage, reader, of(stage.get(name)), MAKE_TOKENS)
+        asked = ("kubeconfig", name, "-o", "-", "--kubeconfig", caller)
+        stage.until(lambda asked=asked: cli(*asked).code == 0, "the caller's rights")
+    assert [told(name, other, "--kubeconfig", caller) for name in (selecting, listing)] == [False, True], (
+        "who cannot know is silent"
+    )
+
+
 def test_a_suspended_grant_is_told_of(stage: Stage, cli: Cli) -> None:
     said = cli("kubeconfig", runner(stage, suspend=True), "-o", "-")
     assert said.code == 0
@@ -440,6 +467,8 @@ def test_where_nobody_reads_what_is_printed(stage: Stage, cluster: Cluster, verb
         (["kubeconfig", "x", "--namespace", "Not A Name"], 2, "is not the name of a namespace"),
         (["kubeconfig", "x", "--lifetime", "5m"], 2, "Kubernetes makes tokens for 10m up to"),
         ([], 2, "VERB"),
+        (["--context", "x", "credentials", "runner"], 2, "all options come after the verb, --kubeconfig and --context too"),
+        (["--context=x", "credentials", "runner"], 2, "all options come after the verb, --kubeconfig and --context too"),
     ],
 )
 @pytest.mark.usefixtures("operator")

@@ -36,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kubectl vmaccess",
+        usage="%(prog)s VERB GRANT [OPTIONS]    (all options come after the verb, --kubeconfig and --context too)",
         description="Works with VMAccessGrants, as you: with your kubeconfig and your rights, never with the operator's.",
         epilog="`kubectl vmaccess VERB --help` tells more about a verb.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('vmaccess')}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(prog=parser.prog, dest="verb", required=True, metavar="VERB")
     connection = argparse.ArgumentParser(add_help=False)
     add_connection_options(connection.add_argument_group("connection"))
     kubeconfig.add_verb(verbs, connection)

@@ -12,7 +12,7 @@ from typing import Any
 
 from vmaccess.cli.connection import Connection, Refused, caller_of
 from vmaccess.cli.failed import Failed
-from vmaccess.cli.grants import add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
+from vmaccess.cli.grants import add_grant_option, grant_id, listed_accounts, no_access, owned_accounts, read_grant
 from vmaccess.cli.times import moment
 from vmaccess.cli.tokens import secret_path
 from vmaccess.model.grant import withdrawals
@@ -68,14 +68,16 @@ def add_verbs(verbs: Any, connection: argparse.ArgumentParser) -> None:
 def show(options: argparse.Namespace) -> None:
     """Carry out the verb `credentials`; raises Failed."""
     with Connection(caller_of(options)) as api:
-        found, now = _find(api, read_grant(api, options.grant)), api.now
+        grant = read_grant(api, options.grant)
+        found, now = _find(api, grant), api.now
     if options.output == "json":
         print(json.dumps([_as_json(each, now) for each in found.credentials], indent=2))
     elif found.credentials:
         print(table(found.credentials, now))
     else:
-        print(f"VMAccessGrant {options.grant!r} has no credentials that are revoked one by one", file=sys.stderr)
-    for note in found.hidden:
+        print(_none_of(options.grant), file=sys.stderr)
+    inactive = no_access(grant)
+    for note in (*found.hidden, *([inactive] if inactive is not None else [])):
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -96,7 +98,8 @@ def revoke(options: argparse.Namespace) -> None:
             f'{PLURAL} {options.grant} --overwrite {ROTATE}="$(date)"'
         )
     if not chosen:
-        print("nothing to revoke")
+        why = "no credential of `kubeconfig` has expired" if options.expired else _none_of(options.grant)
+        print(f"nothing to revoke: {why}")
     if options.all:
         failed += found.hidden
     if failed:
@@ -139,6 +142,13 @@ def table(credentials: Iterable[Credential], now: datetime) -> str:
     cells = [[_harmless(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def _none_of(grant: str) -> str:
+    return (
+        f"no credential with a Secret of its own is known of VMAccessGrant {grant!r}; tokens that were made without one are not "
+        f"listed, and end with the grant at the latest"
+    )
 
 
 def _find(api: Connection, grant: Json) -> Found:

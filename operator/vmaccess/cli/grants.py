@@ -146,6 +146,32 @@ def any_bound_namespace(api: Connection, grant: Json) -> str | None:
     return str(found[0]["metadata"]["namespace"]) if found else None
 
 
+def is_granted(api: Connection, grant: Json, namespace: str) -> bool:
+    """Whether the grant is about a namespace: it lists it, or has a binding there. Where the caller may not look for bindings,
+    also whatever it may select.
+    """
+    spec = grant["spec"]
+    if namespace in (spec.get("namespaces") or ()) and namespace not in globs(tuple(spec.get("excludeNamespaces") or ())):
+        return True
+    query = {"labelSelector": f"{UID_LABEL}={grant['metadata']['uid']}", "limit": "1"}
+    try:
+        return bool(api.get(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings", **query)["items"])
+    except Refused:
+        return "namespaceSelector" in spec
+
+
+def lack(grant: Json, kind: str) -> str | None:
+    """Reason and message of a condition that does not hold; None where it does, or is not there."""
+    found = (each for each in (grant.get("status") or {}).get("conditions") or () if each["type"] == kind)
+    return next((f"{each['reason']}: {each['message']}" for each in found if each["status"] != "True"), None)
+
+
+def no_access(grant: Json) -> str | None:
+    """A sentence where the grant gives no access at present, with the reason."""
+    why = lack(grant, "Active")
+    return f"the grant gives no access at present: {why}" if why is not None else None
+
+
 def _why_absent(status: Mapping[str, Any], account: Account) -> str:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     if "Ready" not in conditions:

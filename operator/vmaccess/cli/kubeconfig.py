@@ -29,7 +29,10 @@ from vmaccess.cli.grants import (
     default_namespace,
     end,
     grant_id,
+    is_granted,
+    lack,
     listed_accounts,
+    no_access,
     possible_lifetime,
     read_grant,
 )
@@ -117,6 +120,7 @@ def run(options: argparse.Namespace) -> None:
 
         output.check(config({}))
         possible = possible_lifetime(grant, options.lifetime, api.now)
+        notes = tuple(_notes(api, grant, namespace))  # before anything is out that a failure could leave untold
         route, expires = (Route.EXEC, None) if options.exec else (Route.KUBECONFIG, api.now + possible)
         with ExitStack() as uninterrupted:
             with new_credential(api, grant_id(grant), account, route, expires) as credential:
@@ -137,7 +141,7 @@ def run(options: argparse.Namespace) -> None:
             print(_revocation(credential, options.grant, account), file=out)
             for each in written.credentials:
                 print(_living_on(each), file=out)
-            for note in _notes(grant, namespace):
+            for note in notes:
                 print(f"note: {note}", file=sys.stderr)
         if expires is not None and isinstance(credential, Revocable) and abs(token.expires - expires) > SLACK:
             try:
@@ -215,15 +219,18 @@ def _living_on(replaced: Issued) -> str:
     )
 
 
-def _notes(grant: Json, namespace: str | None) -> Iterator[str]:
+def _notes(api: Connection, grant: Json, namespace: str | None) -> Iterator[str]:
     if namespace is None:
         yield "no granted namespace is known: name one with --namespace, here or for kubectl"
-    conditions = {condition["type"]: condition for condition in grant["status"].get("conditions") or ()}
-    for kind, meaning in (("Active", "the grant gives no access at present"), ("Ready", "the grant is not all it should be")):
-        condition = conditions.get(kind)
-        if condition is not None and condition["status"] != "True":
-            yield f"{meaning}: {condition['reason']}: {condition['message']}"
-            return
+    elif not is_granted(api, grant, namespace):
+        yield (
+            f"namespace {namespace!r} is not among those of the grant, which has no binding there: name another with "
+            f"--namespace, here or for kubectl"
+        )
+    if (inactive := no_access(grant)) is not None:
+        yield inactive
+    elif (why := lack(grant, "Ready")) is not None:
+        yield f"the grant is not all it should be: {why}"
 
 
 def _namespace(text: str) -> str:
