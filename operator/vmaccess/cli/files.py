@@ -124,7 +124,8 @@ def merged(file: Json, config: Json, path: Path, *, replace: bool) -> Json:
         elif section == "clusters" and (led := _led_by(ours["name"], file, config["current-context"])):
             raise Failed(
                 f"{path} has a cluster {ours['name']!r} with another server or CA, which is not touched, as these contexts would "
-                f"lead elsewhere: {', '.join(led)}; give it another name, or write to a file of its own"
+                f"lead elsewhere: {', '.join(led)}; give it another name, write to a file of its own, or, where the cluster has "
+                f"moved, delete these contexts first"
             )
         elif not replace:
             raise Failed(f"{path} has a {field} {ours['name']!r} that was written before: replace it with --force")
