@@ -7,8 +7,6 @@ tells when one of them is changed, and each is looked at again every few minutes
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,16 +20,15 @@ from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.secrets import Secrets, lacks_right
 from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
-from vmaccess.model.spec import DEFAULT_LIFETIME, Spec
 from vmaccess.policy.children import AccountContent, Child, GrantId, Whose
 from vmaccess.policy.decide import GRANTED, PENDING, REVOKING
 from vmaccess.policy.delivery import Drop, Issue, Rest, Rewrite, Secret, Wish, delivery_step, removal_step, unwanted_step
-from vmaccess.policy.grant import Grant, Hold, Leave, Take
 from vmaccess.policy.kubeconfig import ClusterEntry
-from vmaccess.policy.namespaces import Globs, globs
+from vmaccess.policy.namespaces import Globs
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import Outcome, ScopedName, State
 from vmaccess.policy.steps import Patch, Refused, Wait
+from vmaccess.policy.wish import Goal, Names, goal_of, kubeconfigs_of, rotation_of
 from vmaccess.progress import Progress
 from vmaccess.timing import Timing
 
@@ -49,14 +46,23 @@ class Offer:
     server: str | None
     ca: str | None
 
-    def entry(self, server: str) -> ClusterEntry:
-        """The cluster as a kubeconfig names it. The file is read anew: it may be rotated."""
-        return ClusterEntry(CLUSTER, server, Path(self.ca).read_bytes() if self.ca else None)
+    def cluster(self, server: str | None) -> ClusterEntry | str:
+        """The cluster as a kubeconfig names it, by the address in the grant where there is one; else why there is none.
+
+        The file is read anew: it may be rotated.
+        """
+        if (address := server or self.server) is None:
+            return (
+                "nobody has told the address of the API server that its kubeconfig is to have: set kubeconfig.server, or the "
+                "operator's option --kubeconfig-server"
+            )
+        try:
+            return ClusterEntry(CLUSTER, address, Path(self.ca).read_bytes() if self.ca else None)
+        except OSError as error:
+            return f"the CA of the API server cannot be read: {error}"
 
 
 NOTHING_OFFERED = Offer(None, None)
-Goal = Wish | Refused | Wait | None
-Names = Sequence[str]
 NextStep = Callable[[Secret | None, Sequence[Secret | None]], Drop | None]
 
 
@@ -162,51 +168,20 @@ class Delivery:
         self._queue.forget(key)
 
     def _goal(self, progress: Progress, key: Key) -> tuple[Goal, Names]:
-        """What is wanted, and the names of the Secrets that may hold a kubeconfig: those made, and the one that is asked for, of
-        which somebody may have stripped every trace.
-        """
+        """What is wanted, and the names of the Secrets that may hold a kubeconfig."""
         grant, account = self._world.grant(key.grant), self._world.account(key.namespace, key.account)
         there = self._may_be_there(key)
         if grant is None or account is None or account.whose(grant.id) is not Whose.OURS:
             return None, there
-        listed = grant.accounts.get((key.namespace, key.account))
-        wanted = listed.kubeconfig if listed is not None else None
-        match progress.intent:
-            case Hold() if wanted is not None and wanted.secret_name in there:
-                names: Names = (wanted.secret_name,)  # kept going, as all that is there
-            case Hold() | Leave():
-                return Wait("nothing is given and nothing is taken") if there else None, ()
-            case _:
-                named = [wanted.secret_name] if wanted is not None else []
-                names = tuple(sorted({*there, *self._asked.get(key, ()), *named}))
-        if wanted is None or isinstance(progress.intent, Take) or key.namespace in self._protected:
-            return None, names
-        if (server := wanted.server or self._offer.server) is None:
-            return Refused(Reason.SERVER_UNKNOWN, _server_unknown(key)), names
-        try:
-            cluster = self._offer.entry(server)
-        except OSError as error:
-            return Refused(Reason.SERVER_UNKNOWN, f"the CA of the API server cannot be read: {error}"), names
-        wish = Wish(
-            grant=grant.id,
-            namespace=key.namespace,
-            account=key.account,
-            account_uid=account.uid,
-            secret=wanted.secret_name,
-            lifetime=wanted.token_lifetime_seconds or DEFAULT_LIFETIME,
-            ends=grant.limits.ends.timestamp() if grant.limits.ends is not None else math.inf,
-            cluster=cluster,
-            context_namespace=_context_namespace(grant, key),
-            rotation=_rotation(grant),
-        )
-        return wish, names
+        asked = self._asked.get(key, ())
+        return goal_of(grant, progress.intent, account, self._offer.cluster, self._protected, there=there, asked=asked)
 
     def _may_be_there(self, key: Key) -> Names:
         """Names of the Secrets that this process has seen or is about to make, or that the ServiceAccount remembers."""
         grant, account = self._world.grant(key.grant), self._world.account(key.namespace, key.account)
         names = {*self._seen.get(key, ())}
         if grant is not None and account is not None and account.whose(grant.id) is Whose.OURS:
-            names |= {*_kubeconfigs(account)}
+            names |= {*kubeconfigs_of(account)}
         return tuple(sorted(names))
 
     def _takes_away(self, key: Key, goal: Goal, names: Names) -> bool:
@@ -262,7 +237,7 @@ class Delivery:
         account = self._world.account(key.namespace, key.account)
         if account is None or account.whose(progress.grant.id) is not Whose.OURS:
             raise ApiError(0, "Conflict", f"ServiceAccount {key.namespace}/{key.account} has just gone")
-        if name not in (known := _kubeconfigs(account)):
+        if name not in (known := kubeconfigs_of(account)):
             await self._note_names(progress, account, (*known, name))
 
     async def _note_names(self, progress: Progress, account: Child, names: Iterable[str]) -> None:
@@ -270,7 +245,7 @@ class Delivery:
         content = AccountContent(automount, tuple(sorted(names)))
         await self._executor.write(Patch(account, content, None), progress.grant.id)
         noted = self._world.account(account.namespace, account.name)
-        if noted is None or _kubeconfigs(noted) != content.kubeconfigs:
+        if noted is None or kubeconfigs_of(noted) != content.kubeconfigs:
             raise ApiError(0, "Conflict", f"ServiceAccount {account.namespace}/{account.name} was changed meanwhile")
 
     async def _end_unwanted(self, progress: Progress, key: Key, names: Names) -> None:
@@ -279,7 +254,7 @@ class Delivery:
         What cannot be read is told already, by what has failed.
         """
         grant = progress.grant
-        rotation = _rotation(self._world.grant(grant.id.name) or grant)
+        rotation = rotation_of(self._world.grant(grant.id.name) or grant)
         for name in names:
             with suppress(_CannotRead):
                 await self._drop(grant.id, key, name, lambda _, bound: unwanted_step(key.account, rotation, bound))
@@ -306,7 +281,7 @@ class Delivery:
                 if name in there or not lacks_right(error):
                     errors.append(error)
         account = self._world.account(key.namespace, key.account)
-        if account is not None and account.whose(grant.id) is Whose.OURS and gone & {*(known := _kubeconfigs(account))}:
+        if account is not None and account.whose(grant.id) is Whose.OURS and gone & {*(known := kubeconfigs_of(account))}:
             await self._note_names(progress, account, (name for name in known if name not in gone))
         if key in self._seen:
             self._seen[key] -= gone
@@ -326,22 +301,6 @@ class Delivery:
         raise ApiError(0, "Conflict", f"Secret {key.namespace}/{name}, or one beside it, is still there after it was deleted")
 
 
-def _rotation(grant: Grant) -> str:
-    """What the annotation says, cut to a length: anybody who may write it may write much."""
-    return hashlib.sha256(grant.rotation.encode()).hexdigest()[:16] if grant.rotation else ""
-
-
-def _kubeconfigs(account: Child) -> Sequence[str]:
-    return account.content.kubeconfigs if isinstance(account.content, AccountContent) else ()
-
-
-def _context_namespace(grant: Grant, key: Key) -> str:
-    """The default namespace of a kubeconfig: the first that is listed and not excluded, else the ServiceAccount's own."""
-    listed = grant.spec.namespaces or () if isinstance(grant.spec, Spec) else ()
-    excluded = globs(grant.limits.exclude_namespaces)
-    return next((name for name in listed if name not in excluded), key.namespace)
-
-
 def _outcome(goal: Goal) -> Outcome | None:
     match goal:
         case Wish():
@@ -355,13 +314,6 @@ def _outcome(goal: Goal) -> Outcome | None:
 
 def _refusal(refused: Refused) -> Outcome:
     return Outcome(State.FAILED, refused.reason, refused.message)
-
-
-def _server_unknown(key: Key) -> str:
-    return (
-        f"ServiceAccount {key.namespace}/{key.account}: nobody has told the address of the API server that its kubeconfig is to "
-        f"have: set kubeconfig.server, or the operator's option --kubeconfig-server"
-    )
 
 
 def _failed(grant: GrantId, key: Key, error: Exception, *, revoking: bool) -> Outcome:
