@@ -36,7 +36,7 @@ from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import failed
 from vmaccess.policy.steps import Delete, Wait, Write, takes_away
 from vmaccess.policy.times import Phase
-from vmaccess.progress import Progress
+from vmaccess.progress import Progress, loop_time
 from vmaccess.reporting import TOLD, Reporter
 from vmaccess.shared import NAMES, SharedRoles, shared_by
 from vmaccess.timing import Timing
@@ -160,7 +160,7 @@ class Controller:
             progress, key = self._progress.get(name), Key(part, name, changed.namespace, account)
             if progress is not None:
                 if new is None and old is not None and old.whose(progress.grant.id) is Whose.OURS:
-                    progress.lost[key] = _now()
+                    progress.lost[key] = loop_time()
                 self.queue.add(key, urgent=self._is_urgent(progress, key))
                 if part is Part.ACCOUNT and self._decider.access(progress) != progress.access:
                     self.wake(name)  # whom the bindings name has changed
@@ -259,7 +259,7 @@ class Controller:
     async def _look_at_grant(self, grant: Grant) -> None:
         """Decide anew, for every ServiceAccount and namespace that the grant has to do with, whether there is work."""
         name, known = grant.id.name, self._progress.get(grant.id.name)
-        progress = Progress.of(grant, self.world.base(grant.base), self.timing.phase(grant), known, now=_now())
+        progress = Progress.of(grant, self.world.base(grant.base), self.timing.phase(grant), known, now=loop_time())
         self._progress[name] = progress
         if progress is not known:
             progress.before = self._decider.rules_before(progress, known)
@@ -313,7 +313,7 @@ class Controller:
                 goes = False
         bindings = (Key(Part.NAMESPACE, key.grant, namespace) for namespace in self._decider.bound_in(progress, key))
         if goes and not all(map(self.queue.hangs, bindings)):
-            self.queue.add_after(key, BINDINGS_FIRST)
+            self.queue.put_off(key, BINDINGS_FIRST)
             return
         try:
             await self._delivery.look_at(progress, key)
@@ -342,7 +342,7 @@ class Controller:
             drifted = drifted or progress.outcome(key) == GRANTED
             self._begun(progress, key, decision)
             if self._waits(progress, key, decision.step):
-                self.queue.add_after(key, BINDINGS_FIRST)
+                self.queue.put_off(key, BINDINGS_FIRST)
                 return
             try:
                 with self._on_their_way.sent(progress, key, decision.step):
@@ -352,7 +352,7 @@ class Controller:
                             self.queue.retry(key)  # the mirror is behind, and will bring the end
                             return
                         case Life.ASKED:
-                            self.queue.add_after(key, ASKED_AGAIN)
+                            self.queue.put_off(key, ASKED_AGAIN)
                             return
                     if self._ownership.asked != asked and not self._still(progress, key, decision):
                         continue  # the world went on while that was asked
@@ -454,7 +454,3 @@ def _place(key: Key) -> str:
     if key.part is Part.CLUSTER_ROLE:
         return f"ClusterRole {GrantId(key.grant, '').child_name}"
     return f"ServiceAccount {key.account} in namespace {key.namespace}" if key.account else f"namespace {key.namespace}"
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

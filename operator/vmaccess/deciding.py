@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from functools import partial
 
@@ -26,7 +25,7 @@ from vmaccess.policy.grant import Deletion, Give, Grant, Take, rules_hash
 from vmaccess.policy.namespaces import Globs, Place, candidates, place
 from vmaccess.policy.report import State
 from vmaccess.policy.rules import Rules
-from vmaccess.progress import Progress
+from vmaccess.progress import Progress, loop_time
 from vmaccess.shared import NAMES, SharedRoles
 
 ACCOUNT_GRACE = 2.0  # seconds for which bindings wait for a ServiceAccount whose creation hangs
@@ -66,7 +65,7 @@ class Decider:
         there = {(account.namespace, account.name) for account in accounts}
         if any(outcome.state is State.PENDING and account not in there for account, outcome in progress.accounts.items()):
             if progress.awaited_since is None:
-                progress.awaited_since = _now()
+                progress.awaited_since = loop_time()
             if self._again_within(ACCOUNT_GRACE, progress, progress.awaited_since):
                 return None
         else:
@@ -109,7 +108,7 @@ class Decider:
         if not isinstance(progress.intent, Take) or (known := progress.cluster_role) is None or known.reason is not None:
             return False
         if progress.revoking_since is None:
-            progress.revoking_since = _now()
+            progress.revoking_since = loop_time()
         return self._again_within(REVOKE_GRACE, progress, progress.revoking_since)
 
     def rules_before(self, progress: Progress, known: Progress | None) -> Rules | None:
@@ -143,17 +142,13 @@ class Decider:
             progress.role_awaited_since = None
             return ClusterSide(self._world.cluster_role, outcome)
         if progress.role_awaited_since is None:
-            progress.role_awaited_since = _now()
+            progress.role_awaited_since = loop_time()
         waits = self._again_within(ROLE_GRACE, progress, progress.role_awaited_since)
         return ClusterSide(self._world.cluster_role, outcome, overdue=not waits)
 
     def _again_within(self, grace: float, progress: Progress, since: float) -> bool:
         """Whether what is awaited since then still has time; the grant is looked at again when it has not."""
-        left = since + grace - _now()
+        left = since + grace - loop_time()
         if left > 0:
             self._queue.add_after(Key(Part.GRANT, progress.grant.id.name), left, urgent=True)
         return left > 0
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -7,15 +7,13 @@ tells when one of them is changed, and each is looked at again every few minutes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from vmaccess.cluster.api import Api, ApiError
-from vmaccess.cluster.executor import MAX_STEPS, Executor
+from vmaccess.cluster.executor import MAX_STEPS, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.secrets import Secrets, lacks_right
 from vmaccess.cluster.world import World
@@ -28,7 +26,7 @@ from vmaccess.policy.namespaces import Globs
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import Outcome, ScopedName, State
 from vmaccess.policy.steps import Patch, Refused, Wait
-from vmaccess.policy.wish import Goal, Names, goal_of, kubeconfigs_of, rotation_of
+from vmaccess.policy.wish import Goal, Names, Wanted, kubeconfigs_of, wanted_of
 from vmaccess.progress import Progress
 from vmaccess.timing import Timing
 
@@ -63,14 +61,6 @@ class Offer:
 
 
 NOTHING_OFFERED = Offer(None, None)
-NextStep = Callable[[Secret | None, Sequence[Secret | None]], Drop | None]
-
-
-class _CannotRead(ApiError):
-    """It is not even known whether there is something to delete."""
-
-    def __init__(self, error: ApiError) -> None:
-        super().__init__(error.status, error.reason, error.message, retry_after=error.retry_after)
 
 
 class Delivery:
@@ -82,8 +72,8 @@ class Delivery:
         self._secrets = Secrets(api)
         self._world, self._queue, self._executor, self._timing = world, queue, executor, timing
         self._protected, self._offer = protected, offer
-        self._settled: dict[Key, tuple[Goal, Names]] = {}  # what was asked for when there was nothing left to do
-        self._tried: dict[Key, tuple[Goal, Names]] = {}  # the same for what was last tried
+        self._settled: dict[Key, Wanted] = {}  # what was wanted when there was nothing left to do
+        self._tried: dict[Key, Wanted] = {}  # what was last tried
         self._seen: dict[Key, set[str]] = {}  # names of Secrets that there are, should the ServiceAccount forget them or be gone
         self._asked: dict[Key, Names] = {}  # names that were asked for and not looked at yet: a process before may have made them
         self._fresh: dict[Key, tuple[str, float]] = {}  # what the last token is bound to, and the loop's time of its renewal
@@ -109,24 +99,22 @@ class Delivery:
         self._settled.pop(key, None)
 
     def plan(self, progress: Progress, key: Key) -> None:
-        """Have the kubeconfig looked at, unless it is as it should be, or nothing is to be touched."""
-        goal, names = self._goal(progress, key)
-        if self._settled.get(key) == (goal, names):
+        """Have the kubeconfig looked at, unless it is as it should be, or there is nothing to touch."""
+        wanted = self._wanted(progress, key)
+        goal = wanted.goal
+        if self._settled.get(key) == wanted or (goal is None and not wanted.names):
             progress.note(key, _outcome(goal))
             return
         self._settled.pop(key, None)
-        if isinstance(goal, Wait) or (goal is None and not names):
-            progress.note(key, _outcome(goal))
-            return
         known = progress.outcome(key)
         failing = known is not None and known.reason is not None
-        if isinstance(goal, Refused):
-            progress.note(key, _refusal(goal))
+        if isinstance(goal, Refused | Wait):
+            progress.note(key, _outcome(goal))
         elif not failing:
             progress.note(key, PENDING if goal is not None else REVOKING if self._may_be_there(key) else None)
-        self._asked[key] = names
-        if not (failing and self._queue.failures(key) and self._tried.get(key) == (goal, names)):  # else its back-off goes on
-            self._queue.add(key, urgent=self._takes_away(key, goal, names))
+        self._asked[key] = wanted.names
+        if not (failing and self._queue.failures(key) and self._tried.get(key) == wanted):  # else its back-off goes on
+            self._queue.add(key, urgent=self._takes_away(key, wanted))
 
     def comes_first(self, progress: Progress, account: Child) -> bool:
         """Whether a ServiceAccount that is to go has to wait for its kubeconfig's Secrets; not for what cannot be removed."""
@@ -139,21 +127,30 @@ class Delivery:
     async def look_at(self, progress: Progress, key: Key) -> None:
         """Bring the kubeconfig to where it should be. Raises what went wrong, after that has been noted."""
         self._settled.pop(key, None)
-        goal, names = self._tried[key] = self._goal(progress, key)
-        error: ApiError | None = None
-        outcome = _outcome(goal)
+        wanted = self._tried[key] = self._wanted(progress, key)
+        goal, grant = wanted.goal, progress.grant.id
+        outcome, error, gone = _outcome(goal), None, set[str]()
         try:
             if isinstance(goal, Wish):
-                outcome, error = await self._try(progress, key, goal)
+                try:
+                    outcome = await self._deliver(progress, key, goal)
+                except (ApiError, WriteFailed) as failed:  # there may still be something to take back
+                    outcome, error = _failed(grant, key, failed, revoking=False), failed
+            rest = wanted.names
             if goal is None or outcome == GRANTED:
-                await self._remove(progress, key, [name for name in names if not isinstance(goal, Wish) or name != goal.secret])
-            else:
-                await self._end_unwanted(progress, key, names)
+                gone = await self._remove(grant, key, wanted.leaving)
+                done = {*wanted.leaving, goal.secret if isinstance(goal, Wish) else ""}
+                rest = [name for name in wanted.names if name not in done]
+            unread = await self._end_unwanted(grant, key, rest, wanted.rotation)
+            if unread is not None and error is None and outcome is not None and outcome.reason is not None:
+                told = f"{outcome.message}; what is to end of earlier tokens cannot be seen: {unread}"
+                outcome = replace(outcome, message=told)
         except Exception as worse:
             self._expires.pop(key, None)
-            progress.note(key, _failed(progress.grant.id, key, worse, revoking=True))
+            progress.note(key, _failed(grant, key, worse, revoking=True))
             raise
         progress.note(key, outcome)
+        await self._forget_names(progress, key, gone)
         if outcome is not None and outcome.reason is not None:
             self._expires.pop(key, None)
             if error is not None:
@@ -161,20 +158,20 @@ class Delivery:
             self._queue.retry(key)
             return
         self._asked.pop(key, None)
-        if outcome is None or outcome == GRANTED:
-            self._settled[key] = self._goal(progress, key)
+        after = self._wanted(progress, key)
+        if after.goal == goal and after.rotation == wanted.rotation and {*after.names} <= {*wanted.names}:
+            self._settled[key] = after  # else what is wanted now is not what was done
         if outcome is None:
             self._expires.pop(key, None)
         self._queue.forget(key)
 
-    def _goal(self, progress: Progress, key: Key) -> tuple[Goal, Names]:
-        """What is wanted, and the names of the Secrets that may hold a kubeconfig."""
+    def _wanted(self, progress: Progress, key: Key) -> Wanted:
         grant, account = self._world.grant(key.grant), self._world.account(key.namespace, key.account)
         there = self._may_be_there(key)
         if grant is None or account is None or account.whose(grant.id) is not Whose.OURS:
-            return None, there
+            return Wanted(None, there, there)
         asked = self._asked.get(key, ())
-        return goal_of(grant, progress.intent, account, self._offer.cluster, self._protected, there=there, asked=asked)
+        return wanted_of(grant, progress.intent, account, self._offer.cluster, self._protected, there=there, asked=asked)
 
     def _may_be_there(self, key: Key) -> Names:
         """Names of the Secrets that this process has seen or is about to make, or that the ServiceAccount remembers."""
@@ -184,22 +181,16 @@ class Delivery:
             names |= {*kubeconfigs_of(account)}
         return tuple(sorted(names))
 
-    def _takes_away(self, key: Key, goal: Goal, names: Names) -> bool:
+    def _takes_away(self, key: Key, wanted: Wanted) -> bool:
         """Whether a credential is to end: one that is not wanted any more, or that another is to take the place of."""
-        if not isinstance(goal, Wish):
-            return goal is None
-        before, _ = self._tried.get(key, (None, ()))
-        return any(name != goal.secret for name in names) or (isinstance(before, Wish) and before.rotation != goal.rotation)
-
-    async def _try(self, progress: Progress, key: Key, wish: Wish) -> tuple[Outcome, ApiError | None]:
-        """What has come of a wish, and the error where one was in the way: there may still be something to take back."""
-        try:
-            return await self._deliver(progress, key, wish), None
-        except ApiError as error:
-            return _failed(wish.grant, key, error, revoking=False), error
+        before = self._tried.get(key)
+        return bool(wanted.leaving) or (before is not None and before.rotation != wanted.rotation)
 
     async def _deliver(self, progress: Progress, key: Key, wish: Wish) -> Outcome:
         for _ in range(MAX_STEPS):
+            if self._wanted(progress, key).goal != wish:
+                self._queue.add(key)
+                return PENDING
             stored, bound = await self._read(wish.grant, key, wish.secret)
             if wish.secret in self._seen.get(key, ()):
                 await self._remember(progress, key, wish.secret)  # somebody may have had the ServiceAccount forget it
@@ -248,57 +239,75 @@ class Delivery:
         if noted is None or kubeconfigs_of(noted) != content.kubeconfigs:
             raise ApiError(0, "Conflict", f"ServiceAccount {account.namespace}/{account.name} was changed meanwhile")
 
-    async def _end_unwanted(self, progress: Progress, key: Key, names: Names) -> None:
-        """End what a rotation or a change of hands is to end, although nothing can be put in its place.
+    async def _forget_names(self, progress: Progress, key: Key, names: Collection[str]) -> None:
+        """Have the ServiceAccount forget the names of Secrets that are gone."""
+        account = self._world.account(key.namespace, key.account)
+        if account is None or account.whose(progress.grant.id) is not Whose.OURS:
+            return
+        if {*names} & {*(known := kubeconfigs_of(account))}:
+            await self._note_names(progress, account, (name for name in known if name not in names))
 
-        What cannot be read is told already, by what has failed.
+    async def _end_unwanted(self, grant: GrantId, key: Key, names: Names, rotation: str) -> ApiError | None:
+        """End the tokens of earlier rotations, although nothing can be put in their place.
+
+        Returns what was in the way of seeing whether there are any, where there may be.
         """
-        grant = progress.grant
-        rotation = rotation_of(self._world.grant(grant.id.name) or grant)
+        unread = None
         for name in names:
-            with suppress(_CannotRead):
-                await self._drop(grant.id, key, name, lambda _, bound: unwanted_step(key.account, rotation, bound))
+            for _ in range(MAX_STEPS):
+                try:
+                    _, bound = await self._read(grant, key, name)
+                except ApiError as error:
+                    unread = unread or (error if name in self._may_be_there(key) else None)
+                    break
+                if (step := unwanted_step(rotation, bound, heir=self._heir(key, name))) is None:
+                    break
+                await self._secrets.delete(key.namespace, step)
+        return unread
 
-    async def _remove(self, progress: Progress, key: Key, names: Names) -> None:
-        """Delete the Secrets of kubeconfigs that are not wanted any more, and have the ServiceAccount forget their names.
+    async def _remove(self, grant: GrantId, key: Key, names: Names) -> set[str]:
+        """Delete the Secrets of kubeconfigs that are not wanted any more; returns their names.
 
         Each by itself: a name that somebody else has written there must not save the others. Of one that another ServiceAccount
         of the grant has now, what is that one's stays.
         """
-        grant = progress.grant
-        heirs = {
-            listed.kubeconfig.secret_name: name
-            for (namespace, name), listed in grant.accounts.items()
-            if namespace == key.namespace and name != key.account and listed.kubeconfig is not None
-        }
         there = self._may_be_there(key)
         gone, errors = set[str](), list[ApiError]()
         for name in names:
             try:
-                await self._drop(grant.id, key, name, partial(removal_step, keep=heirs.get(name)))
+                await self._remove_one(grant, key, name)
                 gone.add(name)
             except ApiError as error:
                 if name in there or not lacks_right(error):
                     errors.append(error)
-        account = self._world.account(key.namespace, key.account)
-        if account is not None and account.whose(grant.id) is Whose.OURS and gone & {*(known := kubeconfigs_of(account))}:
-            await self._note_names(progress, account, (name for name in known if name not in gone))
         if key in self._seen:
             self._seen[key] -= gone
         if errors:
             raise errors[0]
+        return gone
 
-    async def _drop(self, grant: GrantId, key: Key, name: str, next_step: NextStep) -> None:
-        """Delete of the Secrets of a kubeconfig what there is to delete."""
+    async def _remove_one(self, grant: GrantId, key: Key, name: str) -> None:
         for _ in range(MAX_STEPS):
-            try:
-                found = await self._read(grant, key, name)
-            except ApiError as error:
-                raise _CannotRead(error) from error
-            if (step := next_step(*found)) is None:
+            stored, bound = await self._read(grant, key, name)
+            if (step := removal_step(stored, bound, heir=self._heir(key, name))) is None:
                 return
             await self._secrets.delete(key.namespace, step)
         raise ApiError(0, "Conflict", f"Secret {key.namespace}/{name}, or one beside it, is still there after it was deleted")
+
+    def _heir(self, key: Key, name: str) -> str | None:
+        """Another ServiceAccount of the grant that is to have the Secret of this name, by the spec as it is now."""
+        grant = self._world.grant(key.grant)
+        others = grant.accounts.values() if grant is not None else ()
+        return next(
+            (
+                listed.name
+                for listed in others
+                if listed.kubeconfig is not None
+                and (listed.namespace, listed.kubeconfig.secret_name) == (key.namespace, name)
+                and listed.name != key.account
+            ),
+            None,
+        )
 
 
 def _outcome(goal: Goal) -> Outcome | None:

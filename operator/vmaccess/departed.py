@@ -86,7 +86,7 @@ class Departed:
                 child.kind is Kind.ROLE_BINDING and child.end(past.revoked) & past.gone
                 for child in self._world.related(key.grant)
             ):
-                self._queue.add_after(key, BINDINGS_FIRST)
+                self._queue.put_off(key, BINDINGS_FIRST)
                 return
             step = release_step(past.gone, past.revoked, self._here(key))
             if not isinstance(step, Write):

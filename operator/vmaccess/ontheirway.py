@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ from vmaccess.cluster.executor import WriteFailed
 from vmaccess.keys import Key
 from vmaccess.policy.children import BindingContent, GrantId, Kind
 from vmaccess.policy.steps import Create, Delete, Write
-from vmaccess.progress import Progress
+from vmaccess.progress import Progress, loop_time
 
 UNANSWERED = 60.0  # seconds for which a write that was not answered may still happen: kube-apiserver's --request-timeout
 
@@ -33,7 +32,7 @@ class OnTheirWay:
             yield
         except WriteFailed as error:
             if not error.answered:
-                self._unanswered = [*self._may_still_happen(), (key.grant, progress, _now() + UNANSWERED)]
+                self._unanswered = [*self._may_still_happen(), (key.grant, progress, loop_time() + UNANSWERED)]
             raise
         finally:
             self._sent.pop(key, None)
@@ -45,7 +44,7 @@ class OnTheirWay:
         return any(name == progress.grant.id.name and of is not progress for name, of in (*sent, *unanswered))
 
     def _may_still_happen(self) -> list[tuple[str, Progress, float]]:
-        now = _now()
+        now = loop_time()
         return [entry for entry in self._unanswered if entry[2] > now]
 
 
@@ -55,7 +54,3 @@ def _binds_own_cluster_role(step: Write, grant: GrantId) -> bool:
         return False
     content = step.content if isinstance(step, Create) else step.content or step.child.content
     return isinstance(content, BindingContent) and (content.role_kind, content.role_name) == (Kind.CLUSTER_ROLE, grant.child_name)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

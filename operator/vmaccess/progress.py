@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -78,6 +79,11 @@ class Progress:
             _set(self.accounts, (key.namespace, key.account), outcome)
         else:
             _set(self.namespaces, key.namespace, outcome)
+
+
+def loop_time() -> float:
+    """What time it is by the event loop, in seconds since some moment."""
+    return asyncio.get_running_loop().time()
 
 
 K = TypeVar("K")

@@ -326,13 +326,35 @@ async def test_what_is_urgent_stays_so_when_it_fails_or_has_to_wait() -> None:
     queue.add(A, urgent=True)
     queue.add(B, urgent=True)
     await take(queue, 2)
-    queue.add_after(A, 0.001)
+    queue.put_off(A, 0.001)
     queue.retry(B)
     queue.done(A)
     queue.done(B)
     queue.add(C)
     await asyncio.sleep(0.4)
     assert (await drain(queue))[-1] == C
+
+
+async def test_a_plain_add_takes_no_urgency_from_what_is_to_come_back() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add(A, urgent=True)
+    await take(queue, 1)
+    queue.retry(A)
+    queue.done(A)
+    for each in (B, C, A):
+        queue.add(each)
+    assert await drain(queue) == [A, B, C]
+
+
+async def test_what_was_urgent_once_is_not_so_for_ever() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add(A, urgent=True)
+    await take(queue, 1)
+    queue.add_after(A, 0.001)  # its next look, whatever this one was for
+    queue.done(A)
+    queue.add(B)
+    await asyncio.sleep(0.02)
+    assert await drain(queue) == [B, A]
 
 
 async def test_a_delayed_add_can_be_urgent_whether_another_comes_earlier_or_later() -> None:

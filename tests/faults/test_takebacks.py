@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,24 +11,42 @@ from typing import Any
 
 import pytest
 
-from tests.access.test_kubeconfigs import account, allow, grant_of, lists_machines, secrets
+from tests.access.test_kubeconfigs import account, allow, grant_of, lists_machines, secret, secrets
 from tests.faults import test_times
 from tests.faults.faulty import Request, Send, running
 from tests.faults.test_crash import until
 from tests.faults.test_kubeconfigs import named, one, token, until_dead
 from tests.faults.test_tampering import SERVER, bare, granted, note, path, rotate
 from tests.faults.test_times import Steps, shown
-from tests.stage import Json, Stage
+from tests.stage import RBAC, Json, Stage
 from vmaccess import delivery
 from vmaccess.cluster.api import ApiError
+from vmaccess.controller import Controller
+from vmaccess.keys import Key, Part
 from vmaccess.policy.credentials import EXPIRES
-from vmaccess.policy.delivery import OVERLAP, parse_token
+from vmaccess.policy.delivery import OVERLAP, parse_token, slots
+from vmaccess.policy.rights import kubeconfig_rights
 from vmaccess.policy.times import in_words
+from vmaccess.policy.wish import Names, kubeconfigs_of
 
 __all__ = ["named"]  # a fixture
 
 SLOT = "one-kubeconfig-token-a"
 SOMEBODY = [{"kind": "User", "name": "ann"}]
+
+
+def noted_by(stage: Stage, home: str) -> str:
+    """What the ServiceAccount remembers."""
+    metadata = stage.request("GET", f"/api/v1/namespaces/{home}/serviceaccounts/one")["metadata"]
+    text: str = metadata.get("annotations", {}).get("vmaccess.dev/kubeconfigs", "")
+    return text
+
+
+def turn_of(stage: Stage, home: str, slot: str) -> str:
+    """The rotation that a Secret's tokens are of; empty where it is gone."""
+    found = secret(stage, home, slot)
+    text: str = found["metadata"]["annotations"]["vmaccess.dev/rotate"] if found is not None else ""
+    return text
 
 
 async def gone(stage: Stage, home: str, *names: str) -> None:
@@ -45,7 +64,7 @@ async def test_what_an_account_was_made_to_forget_is_taken_back(
         first = await granted(stage, name, home)
     note(stage, home, "one", noted)
     async with running(kubeconfig):
-        await shown(stage, name, "Granted")
+        await until(lambda: noted_by(stage, home) == "one-kubeconfig", "the name to be noted again")
         stage.respec(name, bare(home))
         await gone(stage, home, "one-kubeconfig", SLOT)
         await until_dead(stage, first, home)
@@ -62,7 +81,7 @@ async def test_a_label_that_is_put_back_takes_no_memory_with_it(
         await shown(stage, name, "Granted")
         stage.request("PATCH", where, {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}})
         await until(lambda: "app.kubernetes.io/managed-by" in stage.request("GET", where)["metadata"]["labels"], "the label")
-        assert stage.request("GET", where)["metadata"]["annotations"]["vmaccess.dev/kubeconfigs"] == "one-kubeconfig"
+        assert noted_by(stage, home) == "one-kubeconfig"
 
 
 async def test_a_suspended_grant_leaves_nothing_that_nobody_remembers(
@@ -94,15 +113,116 @@ async def test_a_name_that_changes_hands_takes_no_token_with_it(
         await until_dead(stage, first, home)
 
 
-@pytest.mark.parametrize("way", ["a name that is taken", "a mark that is stripped", "a quota", "a new name", "no server"])
+@pytest.mark.parametrize("change", ["another rotation", "no kubeconfig"])
+async def test_what_changes_while_it_is_looked_at_is_not_taken_for_done(kubeconfig: Path, bare_stage: Stage, change: str) -> None:
+    """The grant waits for the room that the look takes, and is planned when the look has come to its end."""
+    stage, home, other = bare_stage, bare_stage.namespace(), bare_stage.namespace()
+    name, held, hold, let_go = stage.unique("one"), 0, False, asyncio.Event()
+    for namespace, who in ((home, "one"), (other, "two")):
+        allow(stage, name, namespace, {who: f"{who}-kubeconfig"})
+
+    async def plan(request: Request, send: Send) -> Json:
+        nonlocal held
+        if hold and request.method == "GET" and request.path.endswith("-kubeconfig"):
+            held += 1
+            await let_go.wait()
+        return await send()
+
+    stage.grant(grant_of(home, one(home), account("two", other, server=SERVER)), "one")
+    async with running(kubeconfig, plan, max_in_flight=1) as (controller, _):
+        await shown(stage, name, "Granted")
+        await token(stage, home)
+        hold = True
+        rotate(stage, name, "once")
+        await until(lambda: held == 2, "both to be looked at, with all the room that there is")
+        if change == "another rotation":
+            rotate(stage, name, "twice")
+        else:
+            stage.respec(name, grant_of(home, {"name": "one", "namespace": home}, {"name": "two", "namespace": other}))
+        version = int(stage.get(name)["metadata"]["resourceVersion"])
+        await until(lambda: (seen := controller.world.grant(name)) is not None and seen.version >= version, "the change")
+        let_go.set()
+        if change == "another rotation":
+            wanted = hashlib.sha256(b"twice").hexdigest()[:16]
+            await until(lambda: {turn_of(stage, home, slot) for slot in slots("one-kubeconfig")} == {"", wanted}, "another")
+        else:
+            await gone(stage, home, "one-kubeconfig", *slots("one-kubeconfig"))
+
+
+async def test_who_fails_leaves_alone_what_another_has_now(kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]) -> None:
+    stage, (name, home) = bare_stage, named
+    stage.request("POST", path(home, "")[:-1], {"metadata": {"name": "taken"}})
+    for each in kubeconfig_rights(f"{name}-more", home, [("one", "taken"), ("two", "one-kubeconfig")]):
+        stage.request("POST", f"{RBAC}/namespaces/{home}/{each['kind'].lower()}s", each)
+    async with running(kubeconfig) as (controller, _):
+        first = await granted(stage, name, home)
+        both = (account("one", home, "taken", server=SERVER), account("two", home, "one-kubeconfig", server=SERVER))
+        stage.respec(name, grant_of(home, *both))
+        await shown(stage, name, "NameConflict", ready="False")
+        second = await token(stage, home, other_than=first)
+        key = Key(Part.KUBECONFIG, name, home, "one")
+        failures = controller.queue.failures(key)
+        await until(lambda: controller.queue.failures(key) > failures + 2, "the other to be tried again")
+        await asyncio.sleep(11)  # for which the API server would remember a dead one
+        assert lists_machines(stage, second, home) == 200
+
+
+async def test_a_removal_on_its_way_leaves_alone_what_another_makes_meanwhile(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+) -> None:
+    stage, (name, home), hold, held, let_go = bare_stage, named, False, asyncio.Event(), asyncio.Event()
+    for each in kubeconfig_rights(f"{name}-more", home, [("two", "one-kubeconfig")]):
+        stage.request("POST", f"{RBAC}/namespaces/{home}/{each['kind'].lower()}s", each)
+
+    async def plan(request: Request, send: Send) -> Json:
+        if hold and request.method == "DELETE" and request.path.endswith(SLOT) and not held.is_set():
+            held.set()
+            answer = await send()
+            await let_go.wait()
+            return answer
+        return await send()
+
+    async with running(kubeconfig, plan):
+        first = await granted(stage, name, home)
+        hold, bare_one = True, {"name": "one", "namespace": home}
+        stage.respec(name, bare(home))
+        await held.wait()
+        stage.respec(name, grant_of(home, bare_one, account("two", home, "one-kubeconfig", server=SERVER)))
+        second = await token(stage, home, other_than=first)
+        let_go.set()
+        await shown(stage, name, "Granted")
+        await asyncio.sleep(11)
+        assert lists_machines(stage, second, home) == 200
+        assert len(secrets(stage, home)) == 2
+
+
+async def test_a_leaked_token_ends_while_its_grant_is_on_hold(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+) -> None:
+    stage, (name, home) = bare_stage, named
+    async with running(kubeconfig):
+        first = await granted(stage, name, home)
+        elsewhere = account("one", home, "another-name", server=SERVER)
+        stage.respec(name, grant_of(home, elsewhere, role={"from": stage.unique("nobody")}))
+        await shown(stage, name, "BaseRoleNotFound", ready="False")
+        rotate(stage, name, "leaked")
+        await gone(stage, home, SLOT)
+        await until_dead(stage, first, home)
+
+
+@pytest.mark.parametrize(
+    "way", ["a name that is taken", "a mark that is stripped", "a quota", "a new name", "no server", "a webhook"]
+)
 async def test_a_rotation_ends_the_token_whatever_is_in_the_way_of_another(
     kubeconfig: Path, bare_stage: Stage, named: tuple[str, str], way: str
 ) -> None:
-    stage, (name, home), full = bare_stage, named, False
+    stage, (name, home), full, closed = bare_stage, named, False, False
 
     async def plan(request: Request, send: Send) -> Json:
         if full and request.method == "POST" and request.path.endswith("/secrets"):
             raise ApiError(403, "Forbidden", 'secrets "x" is forbidden: exceeded quota: q, requested: secrets=1, limited: 2')
+        if closed and request.method == "PATCH" and request.path.endswith("/serviceaccounts/one"):
+            raise ApiError(403, "Forbidden", "admission webhook x denied the request")
         return await send()
 
     async with running(kubeconfig, plan) as (controller, _):
@@ -117,16 +237,27 @@ async def test_a_rotation_ends_the_token_whatever_is_in_the_way_of_another(
             case "a new name":
                 stage.request("POST", path(home, "")[:-1], {"metadata": {"name": "taken"}})
                 stage.respec(name, grant_of(home, account("one", home, "taken", server=SERVER)))
+            case "a webhook":
+                closed = True
+                note(stage, home, "one", None)
+                await until(lambda: not noted_in(controller, home), "the name to be forgotten")
             case "no server":
                 controller._delivery._offer = delivery.Offer(None, None)
                 stage.respec(name, grant_of(home, account("one", home, "one-kubeconfig")))
         rotate(stage, name, "leaked")
         await gone_or_new(stage, home, first)
-        if way == "a quota":
+        if way in ("a quota", "a webhook"):
             await shown(stage, name, "APIError", ready="False")
             failures = stage.get(name)["status"]["failures"]
-            assert [(each["reason"], "exceeded quota" in each["message"]) for each in failures] == [("APIError", True)]
+            assert [each["reason"] for each in failures] == ["APIError"]
+            assert ("exceeded quota" if way == "a quota" else "webhook x denied") in failures[0]["message"]
         await until_dead(stage, first, home)
+
+
+def noted_in(controller: Controller, home: str) -> Names:
+    """What the operator sees that the ServiceAccount remembers."""
+    found = controller.world.account(home, "one")
+    return kubeconfigs_of(found) if found is not None else ()
 
 
 async def gone_or_new(stage: Stage, home: str, old: str) -> None:

@@ -225,26 +225,27 @@ def test_nor_does_it_save_a_token_that_is_to_end(which: int) -> None:
     assert delivery_step(replace(WISH, rotation="leaked"), stored(), (stripped, None), at()) == Drop(stripped)
 
 
-def test_what_is_to_end_now_is_of_another_account_or_rotation_and_bears_a_mark() -> None:
-    assert unwanted_step("sa", "", (IN_USE, None)) is None
-    assert unwanted_step("sa", "leaked", (None, IN_USE)) == Drop(IN_USE)
-    assert unwanted_step("another", "", (IN_USE, None)) == Drop(IN_USE)
-    assert unwanted_step("another", "", (replace(IN_USE, ours=False, marked=False), None)) is None
+def test_what_a_rotation_ends_bears_a_mark_and_an_earlier_turn_and_is_not_the_heirs() -> None:
+    assert unwanted_step("", (IN_USE, None)) is None
+    assert unwanted_step("leaked", (None, IN_USE)) == Drop(IN_USE)
+    assert unwanted_step("leaked", (replace(IN_USE, ours=False, marked=False), None)) is None
+    assert unwanted_step("leaked", (IN_USE, None), heir="another") == Drop(IN_USE)
+    assert unwanted_step("leaked", (replace(IN_USE, account="another"), None), heir="another") is None
 
 
 def test_who_has_the_name_now_keeps_what_is_his() -> None:
     his = replace(IN_USE, account="another")
-    assert removal_step(stored(), (his, None), keep="another") == Drop(stored(), unchanged=True)
-    assert removal_step(None, (his, slot(B, "b-uid")), keep="another") == Drop(slot(B, "b-uid"), unchanged=True)
-    assert removal_step(None, (his, None), keep="another") is None
+    assert removal_step(stored(), (his, None), heir="another") == Drop(stored(), unchanged=True)
+    assert removal_step(None, (his, slot(B, "b-uid")), heir="another") == Drop(slot(B, "b-uid"))
+    assert removal_step(None, (his, None), heir="another") is None
 
 
 def test_the_end_of_it_begins_with_what_tokens_die_by_and_leaves_what_is_not_ours() -> None:
     other = slot(B, "b-uid", ours=False)
     assert removal_step(stored(), (IN_USE, other)) == Drop(IN_USE)
-    assert removal_step(stored(), (None, other)) == Drop(stored())
+    assert removal_step(stored(), (None, other)) == Drop(stored(), unchanged=True)
     stripped = replace(stored(ours=False), marked=True)
-    assert removal_step(stripped, (None, other)) == Drop(stripped), "whoever strips one mark saves no token"
+    assert removal_step(stripped, (None, other)) == Drop(stripped, unchanged=True), "whoever strips one mark saves no token"
     assert removal_step(stored(ours=False), (None, other)) is None
     assert removal_step(None, (None, None)) is None
 

@@ -142,8 +142,9 @@ class WorkQueue(Generic[K]):
 
     def add(self, key: K, *, urgent: bool = False) -> None:
         """Have the key worked on as soon as possible; urgent ones overtake the others, also when they wait already."""
-        if (put_off := self._timers.pop(key, None)) is not None:
-            put_off[0].cancel()
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer[0].cancel()
+            urgent = urgent or timer[1]
         if self.is_working(key):
             self._again[key] = self._again.get(key, False) or urgent
             return
@@ -158,8 +159,6 @@ class WorkQueue(Generic[K]):
 
     def add_after(self, key: K, seconds: float, *, urgent: bool = False) -> None:
         """Have the key worked on in a while, or earlier where it is already due earlier; as urgently as anybody wants it."""
-        if (being_done := self._working.get(key) or self._hanging.get(key)) is not None:
-            urgent = urgent or being_done[0] == 0
         if key in self._again:
             self._again[key] = self._again[key] or urgent
             return
@@ -167,13 +166,17 @@ class WorkQueue(Generic[K]):
             return
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds
-        if (put_off := self._timers.get(key)) is not None:
-            timer, as_urgent = put_off
-            if timer.when() <= when and as_urgent >= urgent:
+        if (timer := self._timers.get(key)) is not None:
+            if timer[0].when() <= when and timer[1] >= urgent:
                 return
-            timer.cancel()
-            when, urgent = min(when, timer.when()), urgent or as_urgent
+            timer[0].cancel()
+            when, urgent = min(when, timer[0].when()), urgent or timer[1]
         self._timers[key] = loop.call_at(when, partial(self.add, key, urgent=urgent)), urgent
+
+    def put_off(self, key: K, seconds: float) -> None:
+        """Have the key, which is being worked on, worked on again in a while: as urgently as now."""
+        lane, _ = self._working.get(key) or self._hanging.get(key) or (1, 0.0)
+        self.add_after(key, seconds, urgent=lane == 0)
 
     def retry(self, key: K, *, at_least: float = 0.0) -> tuple[float, int]:
         """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now.
@@ -184,7 +187,7 @@ class WorkQueue(Generic[K]):
         self._failures[key] = failures + 1
         doubled = min(FIRST_DELAY * 2 ** min(failures, DOUBLINGS), LAST_DELAY)
         delay = max(doubled * random.uniform(0.9, 1.1), min(at_least, LAST_DELAY) * random.uniform(1.0, 1.5))  # noqa: S311 - jitter
-        self.add_after(key, delay)
+        self.put_off(key, delay)
         return delay, failures + 1
 
     def covered(self, key: K) -> None:

@@ -98,13 +98,14 @@ class Secrets:
         await self._api.patch(SECRETS.path(wish.namespace, stored.name), {"metadata": guard} | wish.data(token))
 
     async def delete(self, namespace: str, step: Drop) -> None:
-        """Delete a Secret, unless it is gone or another by now: it is read again anyway."""
+        """Delete a Secret, or first what holds it; unless it is gone or another by now. It is read again anyway."""
         secret, path = step.secret, SECRETS.path(namespace, step.secret.name)
+        version = secret.version if step.unchanged else None
         try:
             if secret.finalizers:  # none of ours has any, and it would give tokens another minute
-                await self._api.patch(path, {"metadata": {"uid": secret.uid, "finalizers": None}})
-            if not (secret.held and secret.finalizers):
-                version = secret.version if step.unchanged and not secret.finalizers else None
+                guard = {"uid": secret.uid} | ({"resourceVersion": str(version)} if version is not None else {})
+                await self._api.patch(path, {"metadata": guard | {"finalizers": None}})
+            else:
                 await self._api.delete(path, uid=secret.uid, version=version)
         except ApiError as error:
             if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):

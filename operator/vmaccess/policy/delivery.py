@@ -146,7 +146,7 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Delete a Secret, and with it the tokens that are bound to it; `unchanged` where somebody else may be taking it over."""
+    """Delete a Secret, and with it the tokens that are bound to it; `unchanged` where another ServiceAccount may take it over."""
 
     secret: Secret
     unchanged: bool = False
@@ -171,7 +171,7 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
     """
     for each in (stored, *bound):
         if each is not None and not each.ours:
-            return unwanted_step(wish.account, wish.rotation, bound) or Refused(
+            return unwanted_step(wish.rotation, bound) or Refused(
                 Reason.NAME_CONFLICT,
                 f"Secret {wish.namespace}/{each.name} exists and is not this grant's: it is not touched; choose another "
                 f"kubeconfig.secretName, or delete it",
@@ -204,19 +204,20 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
     return Issue(free, min(wish.lifetime, left))
 
 
-def removal_step(stored: Secret | None, bound: Sequence[Secret | None], *, keep: str | None = None) -> Drop | None:
+def removal_step(stored: Secret | None, bound: Sequence[Secret | None], *, heir: str | None = None) -> Drop | None:
     """The next Secret to delete of a kubeconfig that is not wanted any more: first those by which tokens die. None when all are
     gone. One mark is enough here: whoever strips the other saves no token. What has none is somebody else's, and stays; so does
-    what is of the ServiceAccount `keep`, which has the name now.
+    what is of the ServiceAccount that has the name now, its `heir`.
     """
     marked = (each for each in (*bound, stored) if each is not None and each.marked)
-    return next((Drop(each, unchanged=keep is not None) for each in marked if keep is None or each.account != keep), None)
+    return next((Drop(each, unchanged=each is stored) for each in marked if heir is None or each.account != heir), None)
 
 
-def unwanted_step(account: str, rotation: str, bound: Sequence[Secret | None]) -> Drop | None:
-    """The next Secret to delete of those whose tokens are to end now, also where nothing can be put in their place."""
+def unwanted_step(rotation: str, bound: Sequence[Secret | None], *, heir: str | None = None) -> Drop | None:
+    """The next Secret to delete of those whose tokens a rotation is to end, also where nothing can be put in their place."""
     marked = (slot for slot in bound if slot is not None and slot.marked)
-    return next((Drop(slot) for slot in marked if not _is_wanted(account, rotation, slot)), None)
+    unwanted = (slot for slot in marked if slot.rotation != rotation and (heir is None or slot.account != heir))
+    return next(map(Drop, unwanted), None)
 
 
 def _is_wanted(account: str, rotation: str, slot: Secret) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from vmaccess.model.spec import DEFAULT_LIFETIME, Spec
 from vmaccess.policy.children import AccountContent, Child
@@ -19,7 +20,21 @@ Goal = Wish | Refused | Wait | None
 Names = Sequence[str]
 
 
-def goal_of(
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted, given the names of all Secrets that may hold a kubeconfig.
+
+    Those that are `leaving` go as soon as what is wanted is there; of the others the tokens of an earlier `rotation`, which is
+    any text.
+    """
+
+    goal: Goal
+    names: Names = ()
+    leaving: Names = ()
+    rotation: str = ""
+
+
+def wanted_of(
     grant: Grant,
     intent: Intent,
     account: Child,
@@ -28,26 +43,31 @@ def goal_of(
     *,
     there: Names,
     asked: Names,
-) -> tuple[Goal, Names]:
-    """What is wanted for a ServiceAccount of the grant's own, and the names of the Secrets that may hold a kubeconfig of it.
+) -> Wanted:
+    """What is wanted for a ServiceAccount of the grant's own.
 
-    Those are the ones known to be `there`, the ones that were `asked` for before, and the one that is asked for now: somebody may
-    have stripped every trace of it. `cluster` tells how a kubeconfig names the cluster, given the address in the spec, or why it
-    cannot.
+    A kubeconfig of it may be in the Secrets known to be `there`, in those that were `asked` for before, and in the one that is
+    asked for now: somebody may have stripped every trace of it. `cluster` tells how a kubeconfig names the cluster, given the
+    address in the spec, or why it cannot.
     """
     listed = grant.accounts.get((account.namespace, account.name))
     wanted = listed.kubeconfig if listed is not None else None
+    rotation, leaving = _rotation(grant), tuple[str, ...]()
     match intent:
+        case Leave():
+            return Wanted(None)
         case Hold() if wanted is not None and wanted.secret_name in there:
-            names: Names = (wanted.secret_name,)  # kept going, as all that is there
-        case Hold() | Leave():
-            return Wait("nothing is given and nothing is taken") if there else None, ()
+            names: Names = there  # what is there is kept going
+        case Hold():
+            return Wanted(Wait("nothing is given and nothing is taken") if there else None, there, rotation=rotation)
         case _:
             names = tuple(sorted({*there, *asked, *([wanted.secret_name] if wanted is not None else [])}))
+            leaving = tuple(name for name in names if wanted is None or name != wanted.secret_name)
     if wanted is None or isinstance(intent, Take) or account.namespace in protected:
-        return None, names
+        return Wanted(None, names, names, rotation)
     if isinstance(entry := cluster(wanted.server), str):
-        return Refused(Reason.SERVER_UNKNOWN, f"ServiceAccount {account.namespace}/{account.name}: {entry}"), names
+        refused = Refused(Reason.SERVER_UNKNOWN, f"ServiceAccount {account.namespace}/{account.name}: {entry}")
+        return Wanted(refused, names, rotation=rotation)
     wish = Wish(
         grant=grant.id,
         namespace=account.namespace,
@@ -58,12 +78,12 @@ def goal_of(
         ends=grant.limits.ends.timestamp() if grant.limits.ends is not None else math.inf,
         cluster=entry,
         context_namespace=_context_namespace(grant, account),
-        rotation=rotation_of(grant),
+        rotation=rotation,
     )
-    return wish, names
+    return Wanted(wish, names, leaving, rotation)
 
 
-def rotation_of(grant: Grant) -> str:
+def _rotation(grant: Grant) -> str:
     """What the annotation says, cut to a length: anybody who may write it may write much."""
     return hashlib.sha256(grant.rotation.encode()).hexdigest()[:16] if grant.rotation else ""
 
