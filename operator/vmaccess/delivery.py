@@ -6,7 +6,6 @@ tells when one of them is changed, and each is looked at again every few minutes
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,14 +19,14 @@ from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
 from vmaccess.policy.children import AccountContent, Child, GrantId, Whose
 from vmaccess.policy.decide import GRANTED, PENDING, REVOKING
-from vmaccess.policy.delivery import Drop, Issue, Rest, Rewrite, Secret, Wish, delivery_step, removal_step, unwanted_step
+from vmaccess.policy.delivery import Drop, Issue, Rest, Rewrite, Secret, Wish, delivery_step, removal_step, renewal, unwanted_step
 from vmaccess.policy.kubeconfig import ClusterEntry
 from vmaccess.policy.namespaces import Globs
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import Outcome, ScopedName, State
 from vmaccess.policy.steps import Patch, Refused, Wait
 from vmaccess.policy.wish import Goal, Names, Wanted, kubeconfigs_of, wanted_of
-from vmaccess.progress import Progress
+from vmaccess.progress import Progress, loop_time
 from vmaccess.timing import Timing
 
 LOOKED_AT = 300.0  # seconds after which the Secrets are read again: nothing tells that somebody has changed them
@@ -195,15 +194,13 @@ class Delivery:
             if wish.secret in self._seen.get(key, ()):
                 await self._remember(progress, key, wish.secret)  # somebody may have had the ServiceAccount forget it
             now = self._timing.clock.reading()
-            uid, renewal = self._fresh.get(key, ("", 0.0))
-            fresh = uid if asyncio.get_running_loop().time() < renewal else ""
+            uid, young_until = self._fresh.get(key, ("", 0.0))
+            fresh = uid if loop_time() < young_until else ""
             match delivery_step(wish, stored, bound, now, fresh=fresh):
                 case Refused() as refused:
                     return _refusal(refused)
                 case Rest(seconds, token):
-                    self._expires.pop(key, None)
-                    if token is not None:
-                        self._expires[key] = datetime.fromtimestamp(token.expires, UTC)
+                    self._expires[key] = datetime.fromtimestamp(token.expires, UTC)
                     self._queue.add_after(key, min(seconds, LOOKED_AT) if seconds > 0 else LOOKED_AT)
                     return GRANTED
                 case Drop() as drop:
@@ -213,7 +210,7 @@ class Delivery:
                 case Issue(slot, lifetime):
                     await self._remember(progress, key, wish.secret)
                     token = await self._secrets.issue(wish, slot, lifetime, stored, now)
-                    self._fresh[key] = token.secret_uid, asyncio.get_running_loop().time() + token.renewal - token.issued
+                    self._fresh[key] = token.secret_uid, loop_time() + renewal(wish, token) - token.issued
         raise ApiError(0, "Conflict", "somebody else keeps changing the Secrets of this kubeconfig")
 
     async def _read(self, grant: GrantId, key: Key, name: str) -> tuple[Secret | None, list[Secret | None]]:

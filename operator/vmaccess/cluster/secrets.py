@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 from vmaccess.cluster.api import SECRETS, SERVICE_ACCOUNTS, Api, ApiError
 from vmaccess.policy.children import GrantId
-from vmaccess.policy.credentials import ACCOUNT, EXPIRES
+from vmaccess.policy.credentials import ACCOUNT, EXPIRES, new_id
 from vmaccess.policy.delivery import (
     SLACK,
     Drop,
@@ -60,7 +60,7 @@ class Secrets:
 
         A death on the way leaves a Secret that no kubeconfig names, which goes before the next is made.
         """
-        made = await self._api.create(SECRETS.path(wish.namespace), wish.slot_body(slot, lifetime, now.current))
+        made = await self._api.create(SECRETS.path(wish.namespace), wish.slot_body(slot, new_id(), lifetime, now.current))
         uid: str = made["metadata"]["uid"]
         bound = {"kind": "Secret", "apiVersion": "v1", "name": slot, "uid": uid}
         request = {

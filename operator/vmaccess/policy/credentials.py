@@ -6,6 +6,7 @@ The Secret holds nothing. It is there to be deleted, and its marks tell what is 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,11 @@ CREDENTIAL_LABEL = f"{GROUP}/credential"  # its id
 CREDENTIAL_TYPE = f"{GROUP}/credential"  # of the Secret, which cannot be changed: labels alone may be copied onto any
 NAME_PREFIX = "vmaccess-credential-"  # of those that people make; the id follows
 ACCOUNT, ROUTE, ISSUED, EXPIRES = (f"{GROUP}/{word}" for word in ("service-account", "route", "issued", "expires"))  # annotations
+
+
+def new_id() -> str:
+    """An id that no credential has had: what somebody has noted to be revoked must not come to mean another."""
+    return secrets.token_hex(4)
 
 
 class Route(StrEnum):

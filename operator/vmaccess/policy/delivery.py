@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import math
 import re
@@ -52,11 +51,6 @@ class Token:
     account_uid: str
     issued: float
     expires: float
-
-    @property
-    def renewal(self) -> float:
-        """When it is to be replaced."""
-        return self.issued + RENEWED_AT * (self.expires - self.issued)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +100,9 @@ class Wish:
         whole = kubeconfig(self.cluster, self.grant.name, user, {"token": token}, self.context_namespace)
         return yaml.safe_dump(whole, sort_keys=False, width=math.inf)
 
-    def slot_body(self, name: str, lifetime: float, now: float) -> dict[str, Any]:
-        """The Secret that the next token is to be bound to."""
+    def slot_body(self, name: str, credential: str, lifetime: float, now: float) -> dict[str, Any]:
+        """The Secret that the next token is to be bound to; `credential` is its id, which no other had before."""
         issued, expires = (in_words(datetime.fromtimestamp(time, UTC)) for time in (now, now + lifetime))
-        credential = hashlib.sha256(f"{self.namespace}/{name}".encode()).hexdigest()[:8]
         body = credential_body(self.grant, name, credential, self.account, Route.OPERATOR, issued, expires)
         body["metadata"]["annotations"] |= {LIFETIME: str(int(lifetime)), ROTATE: self.rotation}
         return body
@@ -154,10 +147,10 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Nothing to do for so many seconds. `token` is the one in use, None where there is none any more."""
+    """Nothing to do for so many seconds; the token is the one in use."""
 
     seconds: float
-    token: Token | None
+    token: Token
 
 
 Step = Issue | Rewrite | Drop | Rest | Refused
@@ -190,18 +183,28 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
         leaving = [(_leaves(wish, token, slot), slot) for slot in others]
         if over := [slot for time, slot in leaving if time <= now.current]:
             return Drop(over[0])
-        times = (token.renewal, *(time for time, _ in leaving))
+        times = (renewal(wish, token), *(time for time, _ in leaving))
         return Rest(min(*(time - now.current for time in times), wish.ends - now.latest), token)
     if (left := wish.ends - now.latest) < MIN_LIFETIME:  # no token so short can be had, and the end takes away all of it
-        if current is not None and token is not None and not _is_of(wish, token, current):
+        if current is None or token is None or token.expires <= now.current:
+            return _too_late(wish)
+        if not _is_of(wish, token, current):
             return Drop(current)
-        return Rest(left, token if current is not None else None)
+        return Rest(min(left, token.expires - now.current), token)
     if others:
         return Drop(others[0])  # older than the one in use, or never used
     if stored is not None and stored.locked:
         return Drop(stored)
     free = next(name for name in slots(wish.secret) if current is None or name != current.name)
     return Issue(free, min(wish.lifetime, left))
+
+
+def renewal(wish: Wish, token: Token) -> float:
+    """When a token is to be replaced: after four fifths of its life, or sooner where none could be had then any more that lasts
+    until the end of the grant.
+    """
+    usual, last = token.issued + RENEWED_AT * (token.expires - token.issued), wish.ends - MIN_LIFETIME - SLACK
+    return min(usual, last) if token.issued < last and token.expires < wish.ends - SLACK else usual
 
 
 def removal_step(stored: Secret | None, bound: Sequence[Secret | None], *, heir: str | None = None) -> Drop | None:
@@ -218,6 +221,15 @@ def unwanted_step(rotation: str, bound: Sequence[Secret | None], *, heir: str | 
     marked = (slot for slot in bound if slot is not None and slot.marked)
     unwanted = (slot for slot in marked if slot.rotation != rotation and (heir is None or slot.account != heir))
     return next(map(Drop, unwanted), None)
+
+
+def _too_late(wish: Wish) -> Refused:
+    ends = in_words(datetime.fromtimestamp(wish.ends, UTC))
+    return Refused(
+        Reason.ENDS_TOO_SOON,
+        f"ServiceAccount {wish.namespace}/{wish.account}: there is no token for its kubeconfig, since the grant ends at {ends} "
+        f"and none is valid for less than {MIN_LIFETIME // 60} minutes: set a later spec.expirationTime",
+    )
 
 
 def _is_wanted(account: str, rotation: str, slot: Secret) -> bool:
@@ -247,7 +259,7 @@ def _is_due(wish: Wish, token: Token, slot: Secret, now: float, fresh: str) -> b
     """Whether a token is to be replaced."""
     return (
         not _is_of(wish, token, slot)
-        or (token.renewal <= now and slot.uid != fresh)
+        or (renewal(wish, token) <= now and slot.uid != fresh)
         or _is_longer(wish, token.issued + slot.asked, slot.asked)
     )
 

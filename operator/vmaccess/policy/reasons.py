@@ -48,6 +48,7 @@ class Reason(StrEnum):
     ESCALATION = "Escalation"
     KUBECONFIG_FORBIDDEN = "KubeconfigForbidden"
     SERVER_UNKNOWN = "ServerUnknown"
+    ENDS_TOO_SOON = "EndsTooSoon"
 
     REVOCATION_FAILED = "RevocationFailed"
     BASE_ROLE_NOT_FOUND = "BaseRoleNotFound"
@@ -65,4 +66,5 @@ STALLING = (
     Reason.PROTECTED_NAMESPACE,
     Reason.KUBECONFIG_FORBIDDEN,
     Reason.SERVER_UNKNOWN,
+    Reason.ENDS_TOO_SOON,
 )
