@@ -29,8 +29,8 @@ MESSAGES: dict[str, tuple[Any, list[str]]] = {
     "nobody and nowhere": (
         {},
         [
-            "spec: nobody is named: add at least one entry to serviceAccounts or subjects",
-            "spec: no namespace is named: add at least one entry to namespaces, or a namespaceSelector",
+            "spec: nobody is named: add at least one entry to serviceAccounts or subjects, and mind the spelling",
+            "spec: no namespace is named: add at least one entry to namespaces, or a namespaceSelector, and mind the spelling",
         ],
     ),
     "missing field": (WHERE | {"subjects": [{"kind": "User"}]}, ["spec.subjects[0].name: is required: set it"]),
@@ -88,7 +88,7 @@ MESSAGES: dict[str, tuple[Any, list[str]]] = {
     ),
     "a day that the calendar lacks": (
         WHO | WHERE | {"expirationTime": "2027-02-30T00:00:00Z"},
-        ["spec.expirationTime: the calendar has no such day: correct it"],
+        [f"spec.expirationTime: no such time: use {IN_WORDS[TIME]}, and of a day that the calendar has"],
     ),
     "an end before the start": (
         WHO | WHERE | {"notBeforeTime": "2027-02-01T00:00:00Z", "expirationTime": "2027-01-01T00:00:00Z"},

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vmaccess.model.names import TIME
+from vmaccess.model.names import IN_WORDS, TIME
 from vmaccess.model.schema import Rule
 
 
@@ -19,13 +19,14 @@ def read_time(text: str) -> datetime | None:
         return None
 
 
-# Without `format: date-time`: by that the API server takes a list, too.
+# Without `format: date-time`: by that the API server takes a list, too. The pattern stands in the rule as well, since of a
+# pattern alone the API server tells nothing but the pattern.
 Time = Annotated[
     str,
     Field(pattern=TIME, min_length=1, max_length=40),
     Rule(
-        cel="timestamp(self) > timestamp(0)",
+        cel=f"self.matches('{TIME}') && timestamp(self) > timestamp(0)",
         holds=lambda text: read_time(text) is not None,
-        message="the calendar has no such day: correct it",
+        message=f"no such time: use {IN_WORDS[TIME]}, and of a day that the calendar has",
     ),
 ]

@@ -30,7 +30,7 @@ IDENTITY_NAME = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$"
 SERVER = r"^https://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$"
 # RFC 3339. Between the years 2000 and 2999, which the API server, CEL and Python read alike.
 TIME = (
-    r"^2[0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
+    r"^2[0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?"
     r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
 
@@ -44,7 +44,7 @@ IN_WORDS: Mapping[str, str] = {
     RULE_RESOURCE: 'a resource such as virtualmachines, a subresource such as virtualmachineinstances/vnc, or "*"',
     RULE_VERB: 'a verb in lower case letters such as get, or "*"',
     ROLE_NAME: "the name of a ClusterRole: no blanks, '/' or '%', and a letter, digit, ':', '_' or '-' first",
-    TIME: "a time as in RFC 3339, such as 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00",
+    TIME: "a time with its zone, such as 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00 (RFC 3339, years 2000 to 2999)",
     SERVER: "the address of the API server, such as https://api.example.com:6443",
     IDENTITY_NAME: "a name without control characters and without blanks at its ends",
 }

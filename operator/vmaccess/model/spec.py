@@ -381,12 +381,12 @@ class Spec(Model):
         Rule(
             cel="has(self.serviceAccounts) && size(self.serviceAccounts) > 0 || has(self.subjects) && size(self.subjects) > 0",
             holds=lambda it: bool(it.service_accounts or it.subjects),
-            message="nobody is named: add at least one entry to serviceAccounts or subjects",
+            message="nobody is named: add at least one entry to serviceAccounts or subjects, and mind the spelling",
         ),
         Rule(
             cel="has(self.namespaces) && size(self.namespaces) > 0 || has(self.namespaceSelector)",
             holds=lambda it: bool(it.namespaces) or it.namespace_selector is not None,
-            message="no namespace is named: add at least one entry to namespaces, or a namespaceSelector",
+            message="no namespace is named: add at least one entry to namespaces, or a namespaceSelector, and mind the spelling",
         ),
         Rule(
             cel="!has(self.serviceAccounts) || self.serviceAccounts.all(a, !has(a.kubeconfig)"
