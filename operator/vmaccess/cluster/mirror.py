@@ -139,7 +139,7 @@ class Mirror(Generic[T]):
                     limit.reschedule(self._heard() + IDLE_LIMIT)
                     version = self._take(event)
         except TimeoutError:
-            log.warning("%s: nothing heard for %.0f s, watching anew", self.resource.plural, IDLE_LIMIT)
+            log.info("%s: nothing heard for %.0f s, watching anew", self.resource.plural, IDLE_LIMIT)
         except ApiError as error:
             if error.status == GONE:
                 raise Expired from error
