@@ -288,6 +288,13 @@ def test_a_token_that_is_bound_to_nothing_is_none() -> None:
     assert parse_token("a." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode() + ".c") is None
 
 
+def test_names_stay_names_for_whom_reads_the_kubeconfig() -> None:
+    """kubectl reads YAML by other rules than PyYAML writes it."""
+    text = replace(WISH, grant=GrantId("1e5", "u"), context_namespace="n").text(jwt())
+    assert "current-context: '1e5'" in text
+    assert "namespace: 'n'" in text
+
+
 def test_a_kubeconfig_gives_its_token_back() -> None:
     token = read_token(WISH.text(jwt()))
     assert token == Token(jwt(), "a-uid", "sa-uid", NOW, NOW + 1000)

@@ -5,9 +5,7 @@ A file is written whole or not at all, and can be read by its owner alone from i
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vmaccess.cli.caller import entries, load, read_cluster
 from vmaccess.cli.failed import Failed
 from vmaccess.cli.marks import Issued, is_marked, mark, read_issued
+from vmaccess.policy.kubeconfig import dump
 
 Json = dict[str, Any]
 
@@ -44,7 +41,7 @@ class Printed:
 
     def write(self, config: Json) -> Written:
         """Print it, to the last letter; raises OSError where nobody takes it."""
-        sys.stdout.write(_text(config))
+        sys.stdout.write(dump(config))
         sys.stdout.flush()
         return Written()
 
@@ -68,11 +65,11 @@ class OwnFile:
         with _said_of(self.path):
             if self.replace:
                 before = Written(os.path.lexists(self.path), _named_in(self.path))
-                _replace(self.path, _text(config))
+                _replace(self.path, dump(config))
                 return before
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with _gone_on_failure(self.path):
-                _fill(handle, _text(config))
+                _fill(handle, dump(config))
             return Written()
 
 
@@ -93,7 +90,7 @@ class MergedFile:
         """Write it; raises Failed."""
         with _said_of(self.path), _locked(self.path):
             before = load(self.path) or {}
-            text = _text(merged(before, config, self.path, replace=self.replace))
+            text = dump(merged(before, config, self.path, replace=self.replace))
             target = Path(os.path.realpath(self.path))  # a link to where somebody keeps this file stays one
             _replace(target, text, target.stat() if target.exists() else None)
             return _giving_way(before, config)
@@ -177,19 +174,6 @@ def _says_the_same(theirs: Json, ours: Json, path: Path) -> bool:
     if fields.get("insecure-skip-tls-verify"):
         return False
     return read_cluster("", fields, path.parent) == read_cluster("", ours["cluster"], path.parent)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what kubectl reads as a number although PyYAML does not, such as the id 12345e67."""
-
-
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
-)
-
-
-def _text(config: Json) -> str:
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 def _check_folder(path: Path) -> None:

@@ -5,7 +5,6 @@ Everything is done with the caller's rights, and a token is never stored in the 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from vmaccess.cli.connection import Connection, Refused
 from vmaccess.cli.failed import Failed
 from vmaccess.cli.grants import Account
 from vmaccess.policy.children import PLURAL, GrantId
-from vmaccess.policy.credentials import EXPIRES, NAME_PREFIX, Route, credential_body
+from vmaccess.policy.credentials import EXPIRES, NAME_PREFIX, Route, credential_body, new_id
 from vmaccess.policy.times import in_words
 
 Json = dict[str, Any]
@@ -110,7 +109,7 @@ def secret_path(namespace: str, name: str) -> str:
 
 
 def _make_secret(api: Connection, grant: GrantId, account: Account, route: Route, expires: datetime | None) -> Credential:
-    credential = Revocable(secrets.token_hex(4))
+    credential = Revocable(new_id())
     issued, until = in_words(api.now), in_words(expires) if expires is not None else ""
     body = credential_body(grant, credential.secret, credential.id, account.name, route, issued, until)
     try:

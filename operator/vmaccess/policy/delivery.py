@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import yaml
-
 from vmaccess.model.spec import MAX_LIFETIME, MIN_LIFETIME
 from vmaccess.policy.children import GROUP, ROTATE, GrantId
 from vmaccess.policy.credentials import ACCOUNT, EXPIRES, Route, credential_body, is_managed
-from vmaccess.policy.kubeconfig import ClusterEntry, kubeconfig
+from vmaccess.policy.kubeconfig import ClusterEntry, dump, kubeconfig
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Refused
 from vmaccess.policy.times import Reading, in_words
@@ -98,7 +96,7 @@ class Wish:
         """The kubeconfig with this token."""
         user = f"{self.namespace}/{self.account}"
         whole = kubeconfig(self.cluster, self.grant.name, user, {"token": token}, self.context_namespace)
-        return yaml.safe_dump(whole, sort_keys=False, width=math.inf)
+        return dump(whole)
 
     def slot_body(self, name: str, credential: str, lifetime: float, now: float) -> dict[str, Any]:
         """The Secret that the next token is to be bound to; `credential` is its id, which no other had before."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
+import re
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +44,18 @@ def kubeconfig(cluster: ClusterEntry, context: str, account: str, user: dict[str
         "contexts": [{"name": context, "context": entry}],
         "current-context": context,
     }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what kubectl takes for a number or a boolean although PyYAML does not, such as 12345e67 and n."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
+)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]$"), list("yYnN"))
+
+
+def dump(config: dict[str, Any]) -> str:
+    """The text of a kubeconfig, as kubectl reads it."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
