@@ -19,7 +19,8 @@ from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
 from vmaccess.policy.children import AccountContent, Child, GrantId, Whose
 from vmaccess.policy.decide import GRANTED, PENDING, REVOKING
-from vmaccess.policy.delivery import Drop, Issue, Rest, Rewrite, Secret, Wish, delivery_step, removal_step, renewal, unwanted_step
+from vmaccess.policy.delivery import Drop, Issue, Rest, Rewrite, Wish, delivery_step, removal_step, renewal, unwanted_step
+from vmaccess.policy.kept import Secret
 from vmaccess.policy.kubeconfig import ClusterEntry
 from vmaccess.policy.namespaces import Globs
 from vmaccess.policy.reasons import Reason

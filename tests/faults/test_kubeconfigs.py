@@ -18,7 +18,7 @@ from tests.faults.test_crash import is_ready, until
 from tests.faults.test_times import Steps, shown
 from tests.stage import GRANTS, Json, Stage
 from vmaccess import delivery
-from vmaccess.policy.delivery import TOKEN, parse_token, slots
+from vmaccess.policy.kept import TOKEN, parse_token, slots
 
 NEVER_AGAIN = 25
 

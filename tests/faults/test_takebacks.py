@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from vmaccess.cluster.api import ApiError
 from vmaccess.controller import Controller
 from vmaccess.keys import Key, Part
 from vmaccess.policy.credentials import EXPIRES
-from vmaccess.policy.delivery import OVERLAP, parse_token, slots
+from vmaccess.policy.delivery import OVERLAP
+from vmaccess.policy.kept import parse_token, slots
 from vmaccess.policy.rights import kubeconfig_rights
 from vmaccess.policy.times import in_words
 from vmaccess.policy.wish import Names, kubeconfigs_of
@@ -84,15 +86,20 @@ async def test_a_label_that_is_put_back_takes_no_memory_with_it(
         assert noted_by(stage, home) == "one-kubeconfig"
 
 
-async def test_a_suspended_grant_leaves_nothing_that_nobody_remembers(
-    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+@pytest.mark.parametrize("restarted", [False, True], ids=["the process that made it", "another"])
+async def test_a_suspended_grant_leaves_nothing_that_the_account_was_made_to_forget(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str], *, restarted: bool
 ) -> None:
     stage, (name, home) = bare_stage, named
-    async with running(kubeconfig):
+    async with AsyncExitStack() as process:
+        await process.enter_async_context(running(kubeconfig))
         await granted(stage, name, home)
-    note(stage, home, "one", None)
-    stage.respec(name, grant_of(home, one(home), suspend=True))
-    async with running(kubeconfig):
+        if restarted:
+            await process.aclose()
+        note(stage, home, "one", None)
+        stage.respec(name, grant_of(home, one(home), suspend=True))
+        if restarted:
+            await process.enter_async_context(running(kubeconfig))
         await gone(stage, home, "one-kubeconfig", SLOT)
         await shown(stage, name, "Suspended")
 

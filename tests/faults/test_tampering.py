@@ -102,18 +102,6 @@ async def test_a_stripped_mark_saves_no_token(kubeconfig: Path, bare_stage: Stag
         await until_dead(stage, first, home)
 
 
-async def test_a_stripped_annotation_hides_nothing_from_who_has_made_it(
-    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
-) -> None:
-    stage, (name, home) = bare_stage, named
-    async with running(kubeconfig):
-        await granted(stage, name, home)
-        note(stage, home, "one", None)
-        stage.respec(name, grant_of(home, one(home), suspend=True))
-        await shown(stage, name, "Suspended")
-        assert secrets(stage, home) == []
-
-
 async def test_names_may_change_hands(kubeconfig: Path, bare_stage: Stage) -> None:
     stage, home, name = bare_stage, bare_stage.namespace(), bare_stage.unique("hands")
     allow(stage, name, home, {"one": "x", "two": "y"})

@@ -12,25 +12,8 @@ import pytest
 
 from vmaccess.policy.children import ROTATE, GrantId
 from vmaccess.policy.credentials import read_credential
-from vmaccess.policy.delivery import (
-    LIFETIME,
-    OVERLAP,
-    SLACK,
-    Drop,
-    Issue,
-    Rest,
-    Rewrite,
-    Secret,
-    Token,
-    Wish,
-    delivery_step,
-    parse_token,
-    read_secret,
-    read_token,
-    removal_step,
-    slots,
-    unwanted_step,
-)
+from vmaccess.policy.delivery import OVERLAP, SLACK, Drop, Issue, Rest, Rewrite, Wish, delivery_step, removal_step, unwanted_step
+from vmaccess.policy.kept import LIFETIME, Secret, Token, parse_token, read_secret, read_token, slots
 from vmaccess.policy.kubeconfig import ClusterEntry
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.steps import Refused

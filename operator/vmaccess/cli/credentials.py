@@ -18,7 +18,7 @@ from vmaccess.cli.tokens import secret_path
 from vmaccess.model.grant import withdrawals
 from vmaccess.policy.children import PLURAL, ROTATE, UID_LABEL
 from vmaccess.policy.credentials import CREDENTIAL_LABEL, CREDENTIAL_TYPE, Credential, Route, is_managed, read_credential
-from vmaccess.policy.delivery import slots
+from vmaccess.policy.kept import slots
 
 Json = dict[str, Any]
 

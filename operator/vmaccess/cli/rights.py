@@ -14,7 +14,7 @@ from vmaccess.cli.failed import Failed
 from vmaccess.cli.grants import Absent, Account, add_grant_option, grant_id, listed_accounts, owned_accounts, read_grant
 from vmaccess.cli.tokens import secret_path
 from vmaccess.policy.children import AccountContent, GrantId, Kind, Whose, project
-from vmaccess.policy.delivery import read_secret, slots
+from vmaccess.policy.kept import read_secret, slots
 from vmaccess.policy.rights import OPERATOR_NAMESPACE, kubeconfig_rights, removal
 
 

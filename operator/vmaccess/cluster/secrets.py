@@ -11,16 +11,8 @@ from http import HTTPStatus
 from vmaccess.cluster.api import SECRETS, SERVICE_ACCOUNTS, Api, ApiError
 from vmaccess.policy.children import GrantId
 from vmaccess.policy.credentials import ACCOUNT, EXPIRES, new_id
-from vmaccess.policy.delivery import (
-    SLACK,
-    Drop,
-    Secret,
-    Token,
-    Wish,
-    parse_token,
-    read_secret,
-    slots,
-)
+from vmaccess.policy.delivery import SLACK, Drop, Wish
+from vmaccess.policy.kept import Secret, Token, parse_token, read_secret, slots
 from vmaccess.policy.times import Reading, in_words
 
 log = logging.getLogger(__name__)

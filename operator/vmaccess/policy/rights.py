@@ -7,7 +7,7 @@ from typing import Any
 
 from vmaccess.model.spec import RBAC_GROUP
 from vmaccess.policy.children import GROUP
-from vmaccess.policy.delivery import slots
+from vmaccess.policy.kept import slots
 
 RIGHTS_LABEL = (
     f"{GROUP}/kubeconfigs-of"  # name of the grant; not the operator's own marks, by which it would take them for its own
