@@ -261,6 +261,8 @@ class Controller:
         name, known = grant.id.name, self._progress.get(grant.id.name)
         progress = Progress.of(grant, self.world.base(grant.base), self.timing.phase(grant), known, now=loop_time())
         self._progress[name] = progress
+        if known is not None and known.grant.id != grant.id:
+            self._delivery.forget(name)
         if progress is not known:
             progress.before = self._decider.rules_before(progress, known)
             self._shared.check()

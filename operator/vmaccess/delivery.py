@@ -20,7 +20,7 @@ from vmaccess.keys import Key, Part
 from vmaccess.policy.children import AccountContent, Child, GrantId, Whose
 from vmaccess.policy.decide import GRANTED, PENDING, REVOKING
 from vmaccess.policy.delivery import Drop, Issue, Rest, Rewrite, Wish, delivery_step, removal_step, renewal, unwanted_step
-from vmaccess.policy.kept import Secret
+from vmaccess.policy.kept import Secret, Token
 from vmaccess.policy.kubeconfig import ClusterEntry
 from vmaccess.policy.namespaces import Globs
 from vmaccess.policy.reasons import Reason
@@ -76,7 +76,7 @@ class Delivery:
         self._tried: dict[Key, Wanted] = {}  # what was last tried
         self._seen: dict[Key, set[str]] = {}  # names of Secrets that there are, should the ServiceAccount forget them or be gone
         self._asked: dict[Key, Names] = {}  # names that were asked for and not looked at yet: a process before may have made them
-        self._fresh: dict[Key, tuple[str, float]] = {}  # what the last token is bound to, and the loop's time of its renewal
+        self._fresh: dict[Key, tuple[Token, float]] = {}  # the last token, and the loop's time at which it was asked for
         self._expires: dict[Key, datetime] = {}
 
     def tokens(self, progress: Progress) -> dict[ScopedName, datetime]:
@@ -126,6 +126,14 @@ class Delivery:
 
     async def look_at(self, progress: Progress, key: Key) -> None:
         """Bring the kubeconfig to where it should be. Raises what went wrong, after that has been noted."""
+        try:
+            await self._look_at(progress, key)
+        finally:
+            grant = self._world.grant(key.grant)
+            if grant is None or grant.id != progress.grant.id:
+                self.forget(key.grant)  # it has ended meanwhile, and nobody else will
+
+    async def _look_at(self, progress: Progress, key: Key) -> None:
         self._settled.pop(key, None)
         wanted = self._tried[key] = self._wanted(progress, key)
         goal, grant = wanted.goal, progress.grant.id
@@ -142,7 +150,9 @@ class Delivery:
                 done = {*wanted.leaving, goal.secret if isinstance(goal, Wish) else ""}
                 rest = [name for name in wanted.names if name not in done]
             unread = await self._end_unwanted(grant, key, rest, wanted.rotation)
-            if unread is not None and error is None and outcome is not None and outcome.reason is not None:
+            if isinstance(goal, Wait):
+                error = unread  # nothing else is to come of it, so it is tried again for this
+            elif unread is not None and error is None and outcome is not None and outcome.reason is not None:
                 told = f"{outcome.message}; what is to end of earlier tokens cannot be seen: {unread}"
                 outcome = replace(outcome, message=told)
         except Exception as worse:
@@ -153,8 +163,9 @@ class Delivery:
         await self._forget_names(progress, key, gone)
         if outcome is not None and outcome.reason is not None:
             self._expires.pop(key, None)
-            if error is not None:
-                raise error
+        if error is not None:
+            raise error
+        if outcome is not None and outcome.reason is not None:
             self._queue.retry(key)
             return
         self._asked.pop(key, None)
@@ -195,14 +206,16 @@ class Delivery:
             if wish.secret in self._seen.get(key, ()):
                 await self._remember(progress, key, wish.secret)  # somebody may have had the ServiceAccount forget it
             now = self._timing.clock.reading()
-            uid, young_until = self._fresh.get(key, ("", 0.0))
-            fresh = uid if loop_time() < young_until else ""
+            last, born = self._fresh.get(key, (None, 0.0))
+            young = born + renewal(wish, last) - last.issued - loop_time() if last is not None else 0.0
+            fresh = last.secret_uid if last is not None and young > 0 else ""
             match delivery_step(wish, stored, bound, now, fresh=fresh):
                 case Refused() as refused:
                     return _refusal(refused)
                 case Rest(seconds, token):
                     self._expires[key] = datetime.fromtimestamp(token.expires, UTC)
-                    self._queue.add_after(key, min(seconds, LOOKED_AT) if seconds > 0 else LOOKED_AT)
+                    wait = seconds if seconds > 0 else young if young > 0 else LOOKED_AT
+                    self._queue.add_after(key, min(wait, LOOKED_AT))
                     return GRANTED
                 case Drop() as drop:
                     await self._secrets.delete(wish.namespace, drop)
@@ -210,8 +223,8 @@ class Delivery:
                     await self._secrets.write(wish, secret, token.value)
                 case Issue(slot, lifetime):
                     await self._remember(progress, key, wish.secret)
-                    token = await self._secrets.issue(wish, slot, lifetime, stored, now)
-                    self._fresh[key] = token.secret_uid, loop_time() + renewal(wish, token) - token.issued
+                    born = loop_time()
+                    self._fresh[key] = await self._secrets.issue(wish, slot, lifetime, stored, now), born
         raise ApiError(0, "Conflict", "somebody else keeps changing the Secrets of this kubeconfig")
 
     async def _read(self, grant: GrantId, key: Key, name: str) -> tuple[Secret | None, list[Secret | None]]:
@@ -260,7 +273,12 @@ class Delivery:
                     break
                 if (step := unwanted_step(rotation, bound, heir=self._heir(key, name))) is None:
                     break
+                self._expires.pop(key, None)
                 await self._secrets.delete(key.namespace, step)
+            else:
+                unread = unread or ApiError(
+                    0, "Conflict", f"Secret {key.namespace}/{name}, or one beside it, is kept from its end"
+                )
         return unread
 
     async def _remove(self, grant: GrantId, key: Key, names: Names) -> set[str]:

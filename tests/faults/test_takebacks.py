@@ -24,8 +24,9 @@ from vmaccess import delivery
 from vmaccess.cluster.api import ApiError
 from vmaccess.controller import Controller
 from vmaccess.keys import Key, Part
+from vmaccess.model.spec import MIN_LIFETIME
 from vmaccess.policy.credentials import EXPIRES
-from vmaccess.policy.delivery import OVERLAP
+from vmaccess.policy.delivery import OVERLAP, SLACK
 from vmaccess.policy.kept import parse_token, slots
 from vmaccess.policy.rights import kubeconfig_rights
 from vmaccess.policy.times import in_words
@@ -301,6 +302,90 @@ async def test_a_token_that_would_outlive_a_sooner_end_goes_soon_after_the_next(
         await gone(stage, home, SLOT)
     ends = [each["metadata"]["annotations"].get(EXPIRES, "") for each in stage.request("GET", path(home, "")[:-1])["items"]]
     assert max(ends) <= sooner["expirationTime"]
+
+
+async def test_a_token_is_renewed_by_the_process_that_made_it(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+) -> None:
+    """In its last moment at which another can be had, some seconds after it was made."""
+    stage, (name, home) = bare_stage, named
+    end = datetime.fromtimestamp(time.time() + MIN_LIFETIME + SLACK + 12, UTC)
+    stage.respec(name, grant_of(home, one(home, tokenLifetimeSeconds=MIN_LIFETIME), expirationTime=in_words(end)))
+    async with running(kubeconfig):
+        await shown(stage, name, "Granted")
+        first = await token(stage, home)
+        await asyncio.sleep(13)
+        second = parse_token(await token(stage, home, other_than=first))
+    assert second is not None
+    assert abs(second.expires - end.timestamp()) <= SLACK + 1
+
+
+async def test_one_failed_look_on_hold_does_not_lose_a_rotation(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+) -> None:
+    stage, (name, home), failing = bare_stage, named, False
+
+    async def plan(request: Request, send: Send) -> Json:
+        nonlocal failing
+        if failing and request.method == "GET" and request.path.endswith(SLOT):
+            failing = False
+            raise ApiError(500, "InternalError", "etcd is slow")
+        return await send()
+
+    async with running(kubeconfig, plan):
+        await granted(stage, name, home)
+        elsewhere = account("one", home, "another-name", server=SERVER)
+        stage.respec(name, grant_of(home, elsewhere, role={"from": stage.unique("nobody")}))
+        await shown(stage, name, "BaseRoleNotFound", ready="False")
+        await asyncio.sleep(1)
+        failing = True
+        rotate(stage, name, "leaked")
+        await gone(stage, home, SLOT)
+        assert not failing
+
+
+async def test_a_finalizer_that_is_put_back_holds_no_token_alive(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+) -> None:
+    stage, (name, home) = bare_stage, named
+    held = {"metadata": {"finalizers": ["example.com/x"]}}
+
+    async def plan(request: Request, send: Send) -> Json:
+        answer = await send()
+        if request.method == "PATCH" and request.path.endswith(SLOT):
+            stage.request("PATCH", path(home, SLOT), held, expect=None)
+        return answer
+
+    async with running(kubeconfig, plan):
+        await granted(stage, name, home)
+        stage.request("PATCH", path(home, SLOT), held)
+        rotate(stage, name, "leaked")
+        await gone(stage, home, SLOT)
+
+
+async def test_a_look_that_outlives_its_grant_leaves_nothing_behind(
+    kubeconfig: Path, bare_stage: Stage, named: tuple[str, str]
+) -> None:
+    stage, (name, home), hold, held, let_go = bare_stage, named, False, asyncio.Event(), asyncio.Event()
+
+    async def plan(request: Request, send: Send) -> Json:
+        if hold and request.method == "GET" and request.path.endswith("one-kubeconfig"):
+            answer = await send()
+            held.set()
+            await let_go.wait()
+            return answer
+        return await send()
+
+    async with running(kubeconfig, plan) as (controller, _):
+        await granted(stage, name, home)
+        hold = True
+        controller.queue.add(Key(Part.KUBECONFIG, name, home, "one"))
+        await held.wait()
+        stage.delete(name)
+        await until(lambda: controller.world.grant(name) is None, "the grant to go")
+        let_go.set()
+        await controller.queue.idle()
+        assert not controller._delivery.accounts(name)
 
 
 async def test_an_entry_that_leaves_while_its_token_is_on_its_way_leaves_no_secret(kubeconfig: Path, bare_stage: Stage) -> None:

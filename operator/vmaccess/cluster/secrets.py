@@ -90,15 +90,17 @@ class Secrets:
         await self._api.patch(SECRETS.path(wish.namespace, stored.name), {"metadata": guard} | wish.data(token))
 
     async def delete(self, namespace: str, step: Drop) -> None:
-        """Delete a Secret, or first what holds it; unless it is gone or another by now. It is read again anyway."""
+        """Delete a Secret, or what holds it when it is deleted already; unless it is gone or another by now.
+
+        Either is one step, after which it is read again. In this order: what is deleted gets no finalizers any more, and its
+        tokens die within a minute whatever holds it.
+        """
         secret, path = step.secret, SECRETS.path(namespace, step.secret.name)
-        version = secret.version if step.unchanged else None
         try:
-            if secret.finalizers:  # none of ours has any, and it would give tokens another minute
-                guard = {"uid": secret.uid} | ({"resourceVersion": str(version)} if version is not None else {})
-                await self._api.patch(path, {"metadata": guard | {"finalizers": None}})
-            else:
-                await self._api.delete(path, uid=secret.uid, version=version)
+            if not secret.held:
+                await self._api.delete(path, uid=secret.uid, version=secret.version if step.unchanged else None)
+            elif secret.finalizers:
+                await self._api.patch(path, {"metadata": {"uid": secret.uid, "finalizers": None}})
         except ApiError as error:
             if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise

@@ -127,20 +127,22 @@ def delivery_step(wish: Wish, stored: Secret | None, bound: Sequence[Secret | No
     others = [slot for slot in bound if slot is not None and slot is not current]
     if over := [slot for slot in others if slot.held or not _is_wanted(wish.account, wish.rotation, slot)]:
         return Drop(over[0])
-    if stored is not None and token is not None and current is not None and not _is_due(wish, token, current, now.current, fresh):
+    if stored is not None and token is not None and current is not None and not _is_due(wish, token, current, now, fresh):
         if stored.text != wish.text(token.value):
             return Drop(stored) if stored.locked else Rewrite(stored, token)
         leaving = [(_leaves(wish, token, slot), slot) for slot in others]
         if over := [slot for time, slot in leaving if time <= now.current]:
             return Drop(over[0])
-        times = (renewal(wish, token), *(time for time, _ in leaving))
-        return Rest(min(*(time - now.current for time in times), wish.ends - now.latest), token)
+        waits = (_due_in(wish, token, now), *(time - now.current for time, _ in leaving), wish.ends - now.latest)
+        return Rest(min(waits), token)
     if (left := wish.ends - now.latest) < MIN_LIFETIME:  # no token so short can be had, and the end takes away all of it
-        if current is None or token is None or token.expires <= now.current:
+        if current is None or token is None:
             return _too_late(wish)
         if not _is_of(wish, token, current):
             return Drop(current)
-        return Rest(min(left, token.expires - now.current), token)
+        if (lasts := token.expires - now.current) <= 0 and wish.ends - token.expires > SLACK + 1:
+            return _too_late(wish)
+        return Rest(min(left, lasts) if lasts > 0 else left, token)
     if others:
         return Drop(others[0])  # older than the one in use, or never used
     if stored is not None and stored.locked:
@@ -153,8 +155,23 @@ def renewal(wish: Wish, token: Token) -> float:
     """When a token is to be replaced: after four fifths of its life, or sooner where none could be had then any more that lasts
     until the end of the grant.
     """
-    usual, last = token.issued + RENEWED_AT * (token.expires - token.issued), wish.ends - MIN_LIFETIME - SLACK
-    return min(usual, last) if token.issued < last and token.expires < wish.ends - SLACK else usual
+    usual = token.issued + RENEWED_AT * (token.expires - token.issued)
+    return min(usual, _last_renewal(wish)) if _gains(wish, token) else usual
+
+
+def _due_in(wish: Wish, token: Token, now: Reading) -> float:
+    """Seconds until then. What is left of the grant goes by the latest time, by which it is decided whether one can be had."""
+    usual = token.issued + RENEWED_AT * (token.expires - token.issued) - now.current
+    return min(usual, _last_renewal(wish) - now.latest) if _gains(wish, token) else usual
+
+
+def _last_renewal(wish: Wish) -> float:
+    return wish.ends - MIN_LIFETIME - SLACK
+
+
+def _gains(wish: Wish, token: Token) -> bool:
+    """Whether the last token that can be had would be another, and last for longer."""
+    return token.issued < _last_renewal(wish) and token.expires < wish.ends - SLACK
 
 
 def removal_step(stored: Secret | None, bound: Sequence[Secret | None], *, heir: str | None = None) -> Drop | None:
@@ -205,10 +222,10 @@ def _leaves(wish: Wish, token: Token, slot: Secret) -> float:
     return min(slot.expires, token.issued + OVERLAP) if longer else slot.expires
 
 
-def _is_due(wish: Wish, token: Token, slot: Secret, now: float, fresh: str) -> bool:
+def _is_due(wish: Wish, token: Token, slot: Secret, now: Reading, fresh: str) -> bool:
     """Whether a token is to be replaced."""
     return (
         not _is_of(wish, token, slot)
-        or (renewal(wish, token) <= now and slot.uid != fresh)
+        or (_due_in(wish, token, now) <= 0 and slot.uid != fresh)
         or _is_longer(wish, token.issued + slot.asked, slot.asked)
     )
