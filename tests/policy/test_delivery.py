@@ -131,6 +131,19 @@ def test_the_last_renewal_comes_early_enough_to_last_until_the_end() -> None:
     assert isinstance(rests, Rest), "there is nothing to be had by another"
 
 
+def test_the_last_renewal_goes_by_the_time_that_decides_whether_one_can_be_had() -> None:
+    wish = replace(WISH, ends=NOW + 1300)
+    step = delivery_step(wish, stored(), (IN_USE, None), at(10, ahead=60))
+    assert isinstance(step, Rest)
+    assert step.seconds == 1300 - 600 - SLACK - 70
+    assert delivery_step(wish, stored(), (IN_USE, None), at(10 + step.seconds, ahead=60)) == Issue(B, 600 + SLACK)
+
+
+def test_a_token_that_ends_with_its_grant_is_not_missed() -> None:
+    step = delivery_step(replace(WISH, ends=NOW + 1000 + SLACK), stored(), (IN_USE, None), at(1002))
+    assert step == Rest(SLACK - 2, parse_token(jwt()))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("text", "bound", "expected"),
     [
