@@ -271,7 +271,10 @@ def test_no_token_outlives_the_grant_and_none_is_made_for_its_last_minutes(stage
         allow(stage, stage.unique(name), home, {name: f"{name}-kubeconfig"})
         ends = rfc(moment(timedelta(minutes=minutes)))
         stage.grant(grant_of(home, account(name, home, tokenLifetimeSeconds=7200), expirationTime=ends), name)
-        stage.until_ready(stage.unique(name))
+    stage.until_ready(stage.unique("long"))
+    told = stage.until_condition(stage.unique("short"), "Stalled", reason="EndsTooSoon")
+    assert "none is valid for less than 10 minutes" in told["status"]["failures"][0]["message"]
+    stage.until_condition(stage.unique("short"), "Active")
     assert secrets(stage, home) == ["long-kubeconfig", "long-kubeconfig-token-a"]
     status = stage.get(stage.unique("long"))
     ends, expires = status["spec"]["expirationTime"], status["status"]["serviceAccounts"][0]["kubeconfigExpirationTime"]
