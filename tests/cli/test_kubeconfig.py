@@ -433,12 +433,16 @@ def test_ctrl_c_is_too_late_once_the_file_is_there(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(os, "replace", interrupted)
-    said = cli("kubeconfig", name, "-o", str(file), "--force")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    try:
+        said = cli("kubeconfig", name, "-o", str(file), "--force")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (said.code, said.err) == (0, "")
     (secret,) = credential_secrets(stage, of(stage.get(name)))
     assert f"--credential {secret['metadata']['labels']['vmaccess.dev/credential']}\n" in said.out
     assert lists_machines(stage, of(stage.get(name)), user_in(file)["token"]) == 200
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("verb", ["kubeconfig", "credentials"])
