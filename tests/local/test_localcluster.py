@@ -258,8 +258,9 @@ class TestEnd:
     @pytest.mark.parametrize("killed_by", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
     def test_nothing_outlives_the_process_that_started_it(self, programs: Binaries, killed_by: signal.Signals) -> None:
         script = """
-import time
+import signal, time
 from localcluster import LocalCluster
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 with LocalCluster() as local:
     print(local.directory, *local.pids.values(), flush=True)
     time.sleep(600)
