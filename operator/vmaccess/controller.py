@@ -25,10 +25,7 @@ from vmaccess.keys import Key, Part
 from vmaccess.ontheirway import OnTheirWay
 from vmaccess.ownership import Life, Ownership
 from vmaccess.policy.children import AGGREGATE_PREFIX, Child, GrantId, Kind, PresetId, Whose
-from vmaccess.policy.decide import (
-    GRANTED,
-    Decision,
-)
+from vmaccess.policy.decide import GRANTED, Decision
 from vmaccess.policy.grant import Give, Grant, Leave, Take
 from vmaccess.policy.kubevirt import AGGREGATING, DEFAULT_BASE
 from vmaccess.policy.namespaces import Globs, Namespace, Place, place

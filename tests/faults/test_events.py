@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,20 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
 from tests.access.helpers import events as told
-from tests.faults.faulty import FaultyApi, Request, Send
+from tests.faults.faulty import FaultyApi, Plan, Request, Send
 from tests.stage import Json, Stage
 from vmaccess.cluster import events
 from vmaccess.cluster.events import AT_ONCE, Events
 from vmaccess.policy.children import GrantId
+
+
+@asynccontextmanager
+async def posting(kubeconfig: Path, plan: Plan) -> AsyncIterator[Events]:
+    """Events with the operator's own identity, over a client in which requests go as planned."""
+    configuration = Configuration()
+    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+    async with FaultyApi(configuration, plan) as api:
+        yield Events(api)
 
 
 async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost(kubeconfig: Path, bare_stage: Stage) -> None:
@@ -29,10 +40,7 @@ async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost
         finally:
             now -= 1
 
-    configuration = Configuration()
-    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
-    async with FaultyApi(configuration, plan) as api:
-        several = Events(api)
+    async with posting(kubeconfig, plan) as several:
         for number in range(10 * AT_ONCE):
             several.tell(grant, "Normal", "Tested", f"number {number}")
         await several.drain()
@@ -51,10 +59,7 @@ async def test_where_no_event_is_taken_those_that_wait_have_an_end(
         await asyncio.Event().wait()
         return await send()
 
-    configuration = Configuration()
-    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
-    async with FaultyApi(configuration, plan) as api:
-        several = Events(api)
+    async with posting(kubeconfig, plan) as several:
         for number in range(21):
             several.tell(grant, "Normal", "Tested", f"number {number}")
         await several.drain()

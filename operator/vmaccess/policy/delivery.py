@@ -155,14 +155,18 @@ def renewal(wish: Wish, token: Token) -> float:
     """When a token is to be replaced: after four fifths of its life, or sooner where none could be had then any more that lasts
     until the end of the grant.
     """
-    usual = token.issued + RENEWED_AT * (token.expires - token.issued)
+    usual = _usual_renewal(token)
     return min(usual, _last_renewal(wish)) if _gains(wish, token) else usual
 
 
 def _due_in(wish: Wish, token: Token, now: Reading) -> float:
     """Seconds until then. What is left of the grant goes by the latest time, by which it is decided whether one can be had."""
-    usual = token.issued + RENEWED_AT * (token.expires - token.issued) - now.current
+    usual = _usual_renewal(token) - now.current
     return min(usual, _last_renewal(wish) - now.latest) if _gains(wish, token) else usual
+
+
+def _usual_renewal(token: Token) -> float:
+    return token.issued + RENEWED_AT * (token.expires - token.issued)
 
 
 def _last_renewal(wish: Wish) -> float:
