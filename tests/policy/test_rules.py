@@ -125,6 +125,21 @@ def test_subtract_is_exact_where_nothing_needs_expanding(a: Rules, b: Rules) -> 
     assert meaning(subtract(a, b, ())) == meaning(a) - meaning(b)
 
 
+@settings(max_examples=200)
+@given(RULES, RULES, st.randoms(use_true_random=False))
+def test_how_it_is_written_what_to_subtract_has_no_say(a: Rules, b: Rules, random: Any) -> None:
+    mixed = tuple(random.sample(b, len(b)))
+    assert subtract(a, (*mixed, *b[:1]), VOCABULARY) == subtract(a, b, VOCABULARY)
+
+
+def test_what_is_taken_first_does_not_decide_what_a_wildcard_is_spelled_out_as() -> None:
+    base, all_of_it, one_verb = (Rule(("g",), *rest) for rest in ((("*",), ("*",)), (("a",), ("*",)), (("a",), ("get",))))
+    vocabulary = (Rule(("g",), ("a", "b"), ("get", "list")),)
+    expected = (Rule(("g",), ("b",), ("*",)),)
+    assert subtract((base,), (all_of_it, one_verb), vocabulary) == expected
+    assert subtract((base,), (one_verb, all_of_it), vocabulary) == expected
+
+
 @given(RULES)
 def test_subtract_of_nothing_and_of_itself(rules: Rules) -> None:
     assert subtract(rules, (), ()) == normalise(rules)

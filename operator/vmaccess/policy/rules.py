@@ -116,11 +116,12 @@ def subtract(a: Rules, b: Rules, vocabulary: Rules) -> Rules:
 
     A wildcard of `a` that `b` touches is spelled out in the names that `vocabulary`, `a` and `b` mention, verbs first, so that
     what is not touched keeps its wildcard. Names that nobody mentions are lost then: the result is too narrow rather than too
-    wide. For the same reason a right for any object is lost where `b` gives it for one object name.
+    wide. For the same reason a right for any object is lost where `b` gives it for one object name. What is spelled out depends
+    on what is taken first, so `b` is taken in its normal form: the order in which it is written has no say.
     """
     known = _Known.of((*vocabulary, *a, *b))
     cells = list(_cells(a).items())
-    for rule in b:
+    for rule in normalise(b):
         box = _Box(frozenset(rule.api_groups), frozenset(rule.resources), frozenset(rule.verbs), frozenset(rule.resource_names))
         cells = [piece for key, verbs in cells for piece in _without(key, verbs, box, known)]
     merged: defaultdict[_Key, set[str]] = defaultdict(set)
