@@ -18,6 +18,7 @@ import orjson
 from kubernetes.aio.client import ApiClient, Configuration
 
 from vmaccess.cluster.clock import Clock
+from vmaccess.cluster.tls import resume
 
 Json = dict[str, Any]
 
@@ -78,6 +79,7 @@ class Api:
         config.connection_pool_maxsize = connections
         self.clock = Clock()
         self._client = ApiClient(config)
+        resume(self._client.rest_client.ssl_context)
         self._client.user_agent = USER_AGENT
         self._client.set_default_header("Accept-Encoding", "identity")  # packing lists takes longer than sending them
 
