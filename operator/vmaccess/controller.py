@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
-from http import HTTPStatus
 
 from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.events import Events
 from vmaccess.cluster.executor import MAX_STEPS, PATIENCE, Executor, WriteFailed
-from vmaccess.cluster.queue import WorkQueue
+from vmaccess.cluster.queue import OK, WorkQueue
 from vmaccess.cluster.world import World
 from vmaccess.deciding import Decider
 from vmaccess.delivery import NOTHING_OFFERED, Delivery, Offer
@@ -140,20 +139,19 @@ class Controller:
             for user in self._shared.users(preset):
                 self.wake(user)
 
-    def child_changed(self, old: Child | None, new: Child | None) -> None:
+    def child_changed(self, old: Child | None, new: Child | None, grants: Set[str]) -> None:
         """Drift, deletion, a foreign object in our place or out of it: for every grant that it has to do with."""
         if (changed := new or old) is None or not self.started:
             return
-        related = {name for child in (old, new) if child is not None for name in child.relates_to()}
         part, account = Part.NAMESPACE, ""
         if changed.kind is Kind.SERVICE_ACCOUNT:
             part, account = Part.ACCOUNT, changed.name
-            related |= {grant.id.name for grant in self.world.grants if (changed.namespace, account) in grant.accounts}
+            grants |= {grant.id.name for grant in self.world.grants if (changed.namespace, account) in grant.accounts}
         elif changed.kind is Kind.CLUSTER_ROLE:
             part = Part.CLUSTER_ROLE
         elif new is None and (preset := shared_by(changed.content)) is not None:
             self.queue.add_after(Key(Part.PRESET, preset), UNUSED_SEEN)
-        for name in related:
+        for name in grants:
             progress, key = self._progress.get(name), Key(part, name, changed.namespace, account)
             if progress is not None:
                 if new is None and old is not None and old.whose(progress.grant.id) is Whose.OURS:
@@ -219,7 +217,7 @@ class Controller:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work_on(self, key: Key) -> None:
-        status = int(HTTPStatus.OK)
+        status = OK
         try:
             await self._look_at(key)
         except (WriteFailed, ApiError) as error:
@@ -371,7 +369,8 @@ class Controller:
 
     def _begun(self, progress: Progress, key: Key, decision: Decision) -> None:
         """Work has begun. Should it take long, or never come to its end, the status must not go on saying that all is well."""
-        if (known := progress.outcome(key)) is None or known.reason is None:
+        known = progress.outcome(key)
+        if known is not decision.outcome and (known is None or known.reason is None):
             progress.note(key, decision.outcome)
             self.queue.add_after(Key(Part.STATUS, key.grant), TOLD)
 
@@ -414,6 +413,8 @@ class Controller:
     def _tell(self, progress: Progress) -> None:
         """Have the status written, now or when it is time."""
         key = Key(Part.STATUS, progress.grant.id.name)
+        if progress.unsettled and self.queue.comes_back(key):
+            return
         if (wait := self._reporter.due_in(progress)) > 0:
             self.queue.add_after(key, wait)
         else:

@@ -40,6 +40,7 @@ class Decider:
     ) -> None:
         self._world, self._queue, self._shared, self._on_their_way = world, queue, shared, on_their_way
         self._protected = protected
+        self._roles_alone = ClusterSide(world.cluster_role)
 
     def decide(self, progress: Progress, key: Key) -> Decision:
         """What is to be done next in the namespace, for the ServiceAccount or for the ClusterRole that the key names."""
@@ -133,14 +134,18 @@ class Decider:
         return where in (Place.SELECTED, Place.TERMINATING, Place.UNKNOWN)
 
     def _cluster_side(self, progress: Progress) -> ClusterSide:
-        """What namespaces see of the ClusterRoles."""
+        """What namespaces see of the ClusterRoles: asked for each of them, so what does not change is not worked out anew."""
         if not isinstance(progress.intent, Give) or progress.intent.target.kind is not Kind.CLUSTER_ROLE:
-            return ClusterSide(self._world.cluster_role)
-        target, rules = progress.intent.target, progress.intent.trimmed.rules
+            return self._roles_alone
+        target, known = progress.intent.target, progress.role_ready
+        role = self._world.cluster_role(target.role)
         outcome = self._shared.outcome(target.owner.preset) if isinstance(target.owner, PresetId) else progress.cluster_role
-        if is_ready(Access(target, rules, ()), self._world.cluster_role(target.role)):
+        if known is not None and known[0] is role and known[1] is outcome:
+            return known[2]
+        if role is not None and is_ready(Access(target, progress.intent.trimmed.rules, ()), role):
             progress.role_awaited_since = None
-            return ClusterSide(self._world.cluster_role, outcome)
+            progress.role_ready = role, outcome, (side := ClusterSide(self._world.cluster_role, outcome))
+            return side
         if progress.role_awaited_since is None:
             progress.role_awaited_since = loop_time()
         waits = self._again_within(ROLE_GRACE, progress, progress.role_awaited_since)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 class Part(Enum):
     """The part of a grant's work that a key is about."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and each piece of work is looked up a dozen times
+
     GRANT = "the grant as a whole"
     NAMESPACE = "its Role and RoleBinding in one namespace"
     ACCOUNT = "one of its ServiceAccounts"

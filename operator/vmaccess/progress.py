@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from vmaccess.keys import Key, Part
 from vmaccess.policy.access import Access
+from vmaccess.policy.children import Child
+from vmaccess.policy.decide import ClusterSide
 from vmaccess.policy.grant import Grant, Intent, intent
 from vmaccess.policy.report import Outcome, ScopedName
 from vmaccess.policy.rules import Rules
@@ -32,6 +34,7 @@ class Progress:
     before: Rules | None = None  # the rules that the status was last written for, where they are known
     awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
     role_awaited_since: float | None = None  # since when the ClusterRole that is to be bound has not been as it should be
+    role_ready: tuple[Child, Outcome | None, ClusterSide] | None = None  # how it was when last it was, and what that meant
     revoking_since: float | None = None  # since when bindings wait for the end of the grant's own ClusterRole
     lost: dict[Key, float] = field(default_factory=dict)  # places in which a child of ours has vanished, and when
     verified_at: float = 0.0  # when the grant was last read by name and found alive

@@ -23,9 +23,9 @@ class Scale:
     """Namespaces of a grant from which access is taken in `priority`."""
     converge: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000, 5000)
     in_flight: tuple[int, ...] = (64, 128, 256)
-    """Requests that the bare client has in flight; each is a round of `create`, and the best one counts."""
+    """Requests that the bare client has in flight in `create`; the best level counts."""
     rounds: int = 3
-    """Of `restart`; the best one counts."""
+    """Of `create` at each level, of which the median counts, and of `restart`, of which the best one does."""
     head_start: float = 1.0
     idle: float = 10.0
     churn: float = 120.0

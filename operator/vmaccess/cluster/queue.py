@@ -8,12 +8,12 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 
 FIRST_DELAY, LAST_DELAY = 0.25, 60.0  # seconds of back-off after the first failure, and at most
 DOUBLINGS = 10  # of the back-off, by which it has reached its end
 OVERDUE = 2.0  # seconds after which work counts as hanging: other work is not to wait for it
+OK, TOO_MANY_REQUESTS = 200, 429  # as numbers: HTTPStatus looks its members up in Python code, for every piece of work
 AT_A_SLOW_PLACE = (8, 1)  # pieces of work at once, urgent and other, where writes hang
 CROWD = 4  # one place gets at most this part of what may be in flight
 RESERVE = 4  # the part of it that what is urgent has on top
@@ -198,6 +198,10 @@ class WorkQueue(Generic[K]):
         """The place is gone; should one of that name come, nothing is known of how fast it is."""
         self._slow -= {(lane, place) for lane in range(len(self._lanes))}
 
+    def comes_back(self, key: K) -> bool:
+        """Whether the key is added in a while."""
+        return key in self._timers
+
     def failures(self, key: K) -> int:
         """How often the key has failed since it was last forgotten; more than 0 means that it comes back by itself."""
         return self._failures.get(key, 0)
@@ -222,7 +226,7 @@ class WorkQueue(Generic[K]):
         """Wait until no key waits or is worked on; those that come back after a while do not count."""
         await self._idle.wait()
 
-    def done(self, key: K, status: int = HTTPStatus.OK) -> None:
+    def done(self, key: K, status: int = OK) -> None:
         """The key was worked on; `status` is the HTTP code that a failure came with."""
         now = asyncio.get_running_loop().time()
         hung = self._hanging.pop(key, None)
@@ -233,9 +237,9 @@ class WorkQueue(Generic[K]):
             del self._at[spot]
         (self._slow.add if hung or now - since >= OVERDUE else self._slow.discard)(spot)
         self._unpark(spot)
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
+        if status == TOO_MANY_REQUESTS:
             self.level.pushed_back(since, now)
-        elif status == HTTPStatus.OK:
+        elif status == OK:
             self.level.answered()
         urgent = self._again.pop(key, None)
         if urgent is not None:
@@ -287,6 +291,8 @@ class WorkQueue(Generic[K]):
         return min(AT_A_SLOW_PLACE[spot[0]], width) if spot in self._slow else width
 
     def _unpark(self, spot: tuple[int, str]) -> None:
+        if spot not in self._parked:
+            return
         room, free = self._width(spot) - self._at[spot], list[_Entry[K]]()
         while len(free) < room and (parked := self._parked.get(spot)):
             entry = parked.popleft()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import partial
 from typing import Any, Protocol
 
@@ -27,13 +27,13 @@ from vmaccess.policy.rules import Rules
 
 
 class Watcher(Protocol):
-    """Who is told what changes."""
+    """Who is told what changes; of a child also the names of the grants that it relates to, or did."""
 
     def grant_changed(self, old: Grant | None, new: Grant | None) -> None: ...
     def grant_ended(self, last: Grant) -> None: ...
     def namespace_changed(self, old: Namespace | None, new: Namespace | None) -> None: ...
     def cluster_role_changed(self, name: str) -> None: ...
-    def child_changed(self, old: Child | None, new: Child | None) -> None: ...
+    def child_changed(self, old: Child | None, new: Child | None, grants: Set[str]) -> None: ...
 
 
 class World:
@@ -132,7 +132,7 @@ class World:
                 self._relate(grant, key[0], (new.kind, new.name), related=True)
         if (changed := new or old) is not None and changed.kind is Kind.CLUSTER_ROLE:
             self._watcher.cluster_role_changed(changed.name)
-        self._watcher.child_changed(old, new)
+        self._watcher.child_changed(old, new, before | after)
 
     def _relate(self, grant: str, namespace: str, entry: tuple[Kind, str], *, related: bool) -> None:
         cells = self._related.setdefault(grant, {})

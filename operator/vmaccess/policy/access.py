@@ -6,7 +6,7 @@ joins has at most what it will have, and a subject that stays has at least what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from vmaccess.policy import rules as rbac
@@ -54,16 +54,21 @@ def grant_step(
     A ClusterRole is not written here; bindings wait until it is as it should be. `stuck` says that it will not become so by
     itself or soon: then what gives more than is wanted does not wait for it.
     """
-    known, target = targets(grant), access.target
-    bindings, roles = _of(Kind.ROLE_BINDING, observed), _of(Kind.ROLE, observed)
-    for found in (*bindings, *roles):
+    target = access.target
+    if not observed and target.kind is Kind.ROLE:
+        return _new_role(namespace, access)
+    if not observed and is_ready(access, cluster_role(target.role)):
+        return _new_binding(namespace, access)
+    roles = _of(Kind.ROLE, observed)
+    ours, foreign = list[Child](), list[Child]()
+    for found in (*_of(Kind.ROLE_BINDING, observed), *roles):
         whose = found.whose(grant)
-        if whose is Whose.EARLIER or (whose is Whose.OURS and not _as_named(found, known, grant, cluster_role, roles)):
+        if whose is Whose.EARLIER or (whose is Whose.OURS and not _as_named(found, grant, cluster_role, roles)):
             return remove_step(found, unchanged=whose is Whose.EARLIER)
-    mine = [child for child in bindings if child.whose(grant) is Whose.OURS]
-    role = next((child for child in roles if child.whose(grant) is Whose.OURS), None)
-    ours = [*mine, role] if role is not None else mine
-    if (taken := _taken(access, bindings, roles, grant)) is not None:
+        (ours if whose is Whose.OURS else foreign).append(found)
+    mine = _of(Kind.ROLE_BINDING, ours)
+    role = next((child for child in ours if child.kind is Kind.ROLE), None)
+    if (taken := next((child for child in foreign if _takes_a_place(child, target)), None)) is not None:
         return remove_step(ours[0]) if ours else Refused(Reason.NAME_CONFLICT, conflict(taken))
     for child in ours:
         if child.deleting:
@@ -93,27 +98,27 @@ def grant_step(
     instead = Delete(wider) if wider is not None else None
 
     if target.kind is Kind.ROLE:
-        if strangers := [child for child in bindings if target.is_of(child) and child.whose(grant) is Whose.FOREIGN]:
+        if strangers := [child for child in foreign if target.is_of(child)]:
             if (step := beside_strangers(grant, access.rules, role, strangers)) is not None:
                 return remove_step(wider) if wider is not None and isinstance(step, Refused) else step
         elif role is None:
-            return Create(Kind.ROLE, namespace, target.role, RoleContent(access.rules), instead)
+            return _new_role(namespace, access, instead)
         elif not ready or not role.marks_intact(grant):
             return patch_role(role, access.rules, grant, Delete(binding) if binding is not None else None, replaces=instead)
     elif not ready and (wider is None or not stuck):
         return Wait(f"ClusterRole {target.role} comes first", holds=wider is not None)
     elif not ready and wider is not None:
         return _replace_in_part(grant, wider, binding, access, backing)
-    content = target.content(access.subjects)
     if binding is None:
-        return Create(Kind.ROLE_BINDING, namespace, target.binding, content, instead)
+        return _new_binding(namespace, access, instead)
+    content = target.content(access.subjects)
     if binding.content != content or not binding.marks_intact(grant):
         return Patch(binding, content, grant)
     if old:
         return remove_step(old[0])
     if role is not None and target.kind is not Kind.ROLE:
         return remove_step(role)
-    if (orphan := next((child for child in (*bindings, *roles) if _is_left_behind(child, grant)), None)) is not None:
+    if (orphan := next((child for child in foreign if _is_left_behind(child, grant)), None)) is not None:
         return Refused(Reason.NAME_CONFLICT, conflict(orphan))
     return Settled()
 
@@ -142,12 +147,9 @@ def beside_strangers(owner: GrantId, wanted: Rules, role: Child | None, stranger
 
 def is_ready(access: Access, role: Child | None) -> bool:
     """Whether a Role or ClusterRole says what is to be bound."""
-    return (
-        role is not None
-        and role.whose(access.target.owner) is Whose.OURS
-        and not role.deleting
-        and role.content == RoleContent(access.rules)
-    )
+    if role is None or role.deleting or role.whose(access.target.owner) is not Whose.OURS:
+        return False
+    return isinstance(role.content, RoleContent) and role.content.says(access.rules)
 
 
 def hold_step(grant: GrantId, ceiling: Rules | None, observed: Collection[Child]) -> Step:
@@ -262,23 +264,29 @@ def conflict(taken: Child) -> str:
     )
 
 
+def _new_role(namespace: str, access: Access, instead: Delete | None = None) -> Create:
+    return Create(Kind.ROLE, namespace, access.target.role, RoleContent(access.rules), instead)
+
+
+def _new_binding(namespace: str, access: Access, instead: Delete | None = None) -> Create:
+    return Create(Kind.ROLE_BINDING, namespace, access.target.binding, access.target.content(access.subjects), instead)
+
+
 def _is_left_behind(child: Child, grant: GrantId) -> bool:
-    """Whether it is of an earlier grant of the name, and in none of our places."""
+    """Whether a foreign object is of an earlier grant of the name, and in none of our places."""
     mark = child.marked_label
-    return child.whose(grant) is Whose.FOREIGN and mark is not None and mark.name == grant.name and child.name in targets(mark)
+    return mark is not None and mark.name == grant.name and child.name in targets(mark)
 
 
 def _of(kind: Kind, observed: Collection[Child]) -> list[Child]:
     return [child for child in observed if child.kind is kind]
 
 
-def _as_named(
-    child: Child, known: Mapping[str, Target], grant: GrantId, cluster_role: ClusterRoles, roles: Collection[Child]
-) -> bool:
+def _as_named(child: Child, grant: GrantId, cluster_role: ClusterRoles, roles: Collection[Child]) -> bool:
     """Whether a child of ours has a name that we give, and for a binding: points to where its name says, and that is ours."""
     if child.kind is Kind.ROLE:
         return child.name == grant.child_name
-    target = known.get(child.name)
+    target = targets(grant).get(child.name)
     if target is None or not target.is_of(child):
         return False
     named = (
@@ -289,12 +297,11 @@ def _as_named(
     return named is None or named.whose(target.owner) is Whose.OURS
 
 
-def _taken(access: Access, bindings: Collection[Child], roles: Collection[Child], grant: GrantId) -> Child | None:
-    """A foreign object in the place of one that is to be ours."""
-    places = [child for child in bindings if child.name == access.target.binding]
-    if access.target.kind is Kind.ROLE:
-        places += [child for child in roles if child.name == access.target.role]
-    return next((child for child in places if child.whose(grant) is Whose.FOREIGN), None)
+def _takes_a_place(foreign: Child, target: Target) -> bool:
+    """Whether a foreign object has the name of one that is to be ours."""
+    if foreign.kind is Kind.ROLE_BINDING:
+        return foreign.name == target.binding
+    return target.kind is Kind.ROLE and foreign.name == target.role
 
 
 def _behind(binding: Child, role: Child | None, cluster_role: ClusterRoles) -> Child | None:
@@ -339,7 +346,9 @@ def _after_leaving(binding: Child, access: Access, ready: bool) -> BindingConten
     Those who join wait until the role is ready, and never join a binding that is to go: they must not hold the old rights.
     """
     content = binding.content
-    if not isinstance(content, BindingContent) or not set(content.subjects) - set(access.subjects):
+    if not isinstance(content, BindingContent) or content.subjects == access.subjects:
+        return None
+    if set(content.subjects) <= set(access.subjects):
         return None
     if ready:
         return access.target.content(access.subjects)

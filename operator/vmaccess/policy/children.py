@@ -37,6 +37,8 @@ AGGREGATE_PREFIX = "rbac.authorization.k8s.io/aggregate-to-"
 class Kind(StrEnum):
     """The kinds of children."""
 
+    __hash__ = str.__hash__  # Enum's own is Python code, and every look into a mirror asks for it
+
     SERVICE_ACCOUNT = "ServiceAccount"
     ROLE = "Role"
     ROLE_BINDING = "RoleBinding"
@@ -167,6 +169,10 @@ class RoleContent:
     rules: Rules
     urls: bool = False
     aggregated: bool = False
+
+    def says(self, rules: Rules) -> bool:
+        """Whether it gives these rules, and nothing beside them."""
+        return self.rules == rules and not (self.urls or self.aggregated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +422,7 @@ def _account(automount: bool | None) -> Content:  # noqa: FBT001 - a field of th
 
 def _role(raw: Iterable[Mapping[str, Any]] | None, aggregation: Json | None = None) -> Content:
     urls = any("nonResourceURLs" in rule for rule in raw or ())
-    return RoleContent(rbac.parse(raw), urls=urls, aggregated=aggregation is not None)
+    return RoleContent(shared(rbac.parse(raw)), urls=urls, aggregated=aggregation is not None)
 
 
 def _binding(ref: Mapping[str, Any] | None, raw: Iterable[Mapping[str, Any]] | None) -> Content:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,7 @@ from vmaccess.model.grant import Withdrawals, read_spec, withdrawals
 from vmaccess.model.problems import Problems
 from vmaccess.model.spec import RBAC_GROUP, ServiceAccount, Spec
 from vmaccess.policy import rules as rbac
-from vmaccess.policy.children import ROTATE, GrantId, Subject, Subjects
+from vmaccess.policy.children import ROTATE, GrantId, Subject, Subjects, shared
 from vmaccess.policy.entries import InvalidRole
 from vmaccess.policy.kubevirt import DEFAULT_BASE
 from vmaccess.policy.reasons import Reason, Warned
@@ -175,7 +175,8 @@ def intent(grant: Grant, base: Rules | None, phase: Phase) -> Intent:
             Reason.ROLE_EMPTY,
             f"the ClusterRole {grant.base!r} has none of the rights that spec.role keeps: nothing is given until it has{details}",
         )
-    return Give(trimmed, target_of(grant.id, grant.spec.role), _subjects(grant.spec))
+    rules = shared(trimmed.rules)  # what a thousand Roles are compared with
+    return Give(replace(trimmed, rules=rules), target_of(grant.id, grant.spec.role), _subjects(grant.spec))
 
 
 def _subjects(spec: Spec) -> Subjects:

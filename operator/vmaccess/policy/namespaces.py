@@ -14,7 +14,7 @@ from vmaccess.model.spec import LabelSelector, Requirement
 
 PROTECTED_BY_DEFAULT = ("kube-*", "openshift-*", "kubevirt*", "cdi")
 
-Labels = Mapping[str, str]
+Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Namespace:
     name: str
     uid: str
     version: int = field(compare=False)
-    labels: tuple[tuple[str, str], ...]
+    labels: Labels
     terminating: bool
 
 
@@ -72,7 +72,7 @@ def candidates(selection: Selection, namespaces: Iterable[Namespace]) -> set[str
 
 def place(limits: Withdrawals, name: str, namespace: Namespace | None, protected: Globs) -> Place:
     """What the namespace `name` is to a grant with these limits; `namespace` is None where it does not exist."""
-    if name in globs(limits.exclude_namespaces):
+    if limits.exclude_namespaces and name in globs(limits.exclude_namespaces):
         return Place.OUTSIDE
     selection = limits.selection
     if selection is None:
@@ -82,7 +82,7 @@ def place(limits: Withdrawals, name: str, namespace: Namespace | None, protected
         return Place.PROTECTED if listed else Place.OUTSIDE
     if namespace is None:
         return Place.MISSING if listed else Place.OUTSIDE
-    if not listed and (selection.selector is None or not selects(selection.selector, dict(namespace.labels))):
+    if not listed and (selection.selector is None or not selects(selection.selector, namespace.labels)):
         return Place.OUTSIDE
     return Place.TERMINATING if namespace.terminating else Place.SELECTED
 
@@ -92,13 +92,16 @@ def selects(selector: LabelSelector, labels: Labels) -> bool:
 
     Source: k8s.io/apimachinery/pkg/labels/selector.go, Requirement.Matches (NotIn and DoesNotExist hold for an absent key).
     """
-    for key, value in (selector.match_labels or {}).items():
-        if labels.get(key) != value:
+    for pair in (selector.match_labels or {}).items():
+        if pair not in labels:
             return False
-    return all(_holds(requirement, labels) for requirement in selector.match_expressions or ())
+    if not selector.match_expressions:
+        return True
+    values = dict(labels)
+    return all(_holds(requirement, values) for requirement in selector.match_expressions)
 
 
-def _holds(requirement: Requirement, labels: Labels) -> bool:
+def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
     values = requirement.values or ()
     match requirement.operator:
         case "In":
