@@ -42,7 +42,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
     be told from one that ends by itself.
     """
     config = await load(settings)
-    async with Api(config, connections=3 * settings.max_in_flight + 20) as api:
+    async with Api(config, connections=2 * settings.max_in_flight + 20) as api:
         await _check(api)
         offer = Offer(settings.kubeconfig_server or _own_server(config), config.ssl_ca_cert)
         controller = Controller(api, protected=settings.protected, max_in_flight=settings.max_in_flight, offer=offer)

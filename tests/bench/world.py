@@ -156,18 +156,21 @@ class World:
         return self.run(self._ready(specs))
 
     async def _ready(self, specs: Mapping[str, Json]) -> float:
-        waiting = set(specs)
-        generations: dict[str, int] = {}
+        started = time.monotonic()
+        waiting = await self.apply(specs)
 
-        def all_ready(event: Json) -> bool:
-            if generations.get(name := event["object"]["metadata"]["name"], LATEST) <= _ready_generation(event["object"]):
-                waiting.discard(name)
+        def look(grant: Json) -> bool:
+            name = grant["metadata"]["name"]
+            if waiting.get(name, LATEST) <= _ready_generation(grant):
+                del waiting[name]
             return not waiting
 
-        async def act() -> None:
-            generations.update(await self.apply(specs))
-
-        return await self.follow(act(), GRANTS, all_ready)
+        # What has come of very many since the first of them was applied may be more than the API server remembers for a watch.
+        found = await self.client.request("GET", GRANTS)
+        if any(look(grant) for grant in found["items"]):
+            return time.monotonic() - started
+        await self._until(GRANTS, found["metadata"]["resourceVersion"], lambda event: look(event["object"]))
+        return time.monotonic() - started
 
     async def apply(self, specs: Mapping[str, Json]) -> dict[str, int]:
         """Apply grants at once as `kubectl apply --server-side` does; returns their generations."""
@@ -191,12 +194,19 @@ class World:
         version = (await self.client.request("GET", f"{path}?limit=1"))["metadata"]["resourceVersion"]
         started = time.monotonic()
         await action
+        await self._until(path, version, seen, selector=selector, count=count)
+        return time.monotonic() - started
+
+    async def _until(self, path: str, version: str, seen: Callable[[Json], bool], *, selector: str = "", count: int = 1) -> None:
+        """Return when a watch has brought so many events. The API server ends one when it loads a CRD anew: it is taken up."""
         async with asyncio.timeout(self.scale.patience):
-            async for event in self.client.watch(path, version, {"labelSelector": selector}):
-                count -= seen(event)
-                if not count:
-                    return time.monotonic() - started
-        raise TimeoutError(f"the watch of {path} ended before what was waited for")
+            while True:
+                async for event in self.client.watch(path, version, {"labelSelector": selector}):
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    count -= seen(event)
+                    if not count:
+                        return
+                await asyncio.sleep(0.01)
 
     def until_ready(self, *names: str) -> None:
         """Return when these grants are Ready in their newest generation."""

@@ -47,6 +47,7 @@ async def ask(port: int, context: ssl.SSLContext) -> bool:
         return bool(found.session_reused)
     finally:
         writer.close()
+        await writer.wait_closed()
 
 
 async def ask_at_once(times: int, port: int, context: ssl.SSLContext) -> list[bool]:
@@ -63,6 +64,7 @@ async def serving(authority: Authority, port: int = 0) -> AsyncIterator[int]:
         await reader.readline()
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         writer.close()
+        await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", port, ssl=context)
     async with server:

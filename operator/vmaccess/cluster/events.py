@@ -10,7 +10,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Literal
 
-from vmaccess.cluster.api import EVENTS, Api, ApiError
+from vmaccess.cluster.api import EVENTS, Api, ApiError, Json
 from vmaccess.policy.children import API_VERSION, KIND, GrantId
 
 log = logging.getLogger(__name__)
@@ -62,21 +62,25 @@ class Events:
             await asyncio.wait(self._posting, timeout=DRAIN)
 
     async def _post(self, grant: GrantId, kind: str, reason: str, note: str) -> None:
-        event = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"name": f"{grant.name}.{uuid.uuid4().hex[:16]}", "namespace": NAMESPACE},
-            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "reportingController": CONTROLLER,
-            "reportingInstance": os.environ.get("HOSTNAME", "vmaccess-operator"),
-            "action": "Reconcile",
-            "type": kind,
-            "reason": reason,
-            "note": note if len(note) <= MAX_NOTE else note[: MAX_NOTE - 1] + "…",
-            "regarding": {"apiVersion": API_VERSION, "kind": KIND, "name": grant.name, "uid": grant.uid},
-        }
+        happened = datetime.now(UTC)
         try:
             async with self._turn:
-                await self._api.create(EVENTS.path(NAMESPACE), event)
+                await self._api.create(EVENTS.path(NAMESPACE), _event(grant, kind, reason, note, happened))
         except ApiError as error:
             log.warning("Event %s about %s was not posted: %s", reason, grant.name, error)
+
+
+def _event(grant: GrantId, kind: str, reason: str, note: str, happened: datetime) -> Json:
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{grant.name}.{uuid.uuid4().hex[:16]}", "namespace": NAMESPACE},
+        "eventTime": happened.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "reportingController": CONTROLLER,
+        "reportingInstance": os.environ.get("HOSTNAME", "vmaccess-operator"),
+        "action": "Reconcile",
+        "type": kind,
+        "reason": reason,
+        "note": note if len(note) <= MAX_NOTE else note[: MAX_NOTE - 1] + "…",
+        "regarding": {"apiVersion": API_VERSION, "kind": KIND, "name": grant.name, "uid": grant.uid},
+    }

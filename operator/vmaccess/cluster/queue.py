@@ -93,8 +93,9 @@ class WorkQueue(Generic[K]):
     delay that doubles with every failure until `forget`. The first of several delayed adds wins; an immediate `add` overtakes
     them all. What was urgent when it was handed out stays so when it is put off or fails.
 
-    As much is handed out at once as `level` says, not counting what hangs, and up to twice as much in all; a place gets its share
-    of that, and next to nothing while work hangs there. What is urgent has a reserve on top.
+    As much is handed out at once as `level` says, not counting what hangs, and up to half as much again in all: a server
+    that is stalled as a whole would not be helped by more, and each connection takes memory. A place gets its share of that, and
+    next to nothing while work hangs there. What is urgent has a reserve on top.
     """
 
     def __init__(self, most: int = 128) -> None:
@@ -264,7 +265,7 @@ class WorkQueue(Generic[K]):
         """Whether one more may be begun: what is to end must not wait for what hangs or is to begin."""
         level = int(self.level)
         reserve = max(level // RESERVE, 1) if lane == 0 else 0
-        return len(self._working) < level + reserve and self.in_flight < 2 * level + reserve
+        return len(self._working) < level + reserve and self.in_flight < level + level // 2 + reserve
 
     def _next(self) -> K | None:
         for number, lane in enumerate(self._lanes):
