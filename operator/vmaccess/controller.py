@@ -369,8 +369,7 @@ class Controller:
 
     def _begun(self, progress: Progress, key: Key, decision: Decision) -> None:
         """Work has begun. Should it take long, or never come to its end, the status must not go on saying that all is well."""
-        known = progress.outcome(key)
-        if known is not decision.outcome and (known is None or known.reason is None):
+        if (known := progress.outcome(key)) is None or known.reason is None:
             progress.note(key, decision.outcome)
             self.queue.add_after(Key(Part.STATUS, key.grant), TOLD)
 
@@ -413,7 +412,7 @@ class Controller:
     def _tell(self, progress: Progress) -> None:
         """Have the status written, now or when it is time."""
         key = Key(Part.STATUS, progress.grant.id.name)
-        if progress.unsettled and self.queue.comes_back(key):
+        if progress.unsettled and self.queue.comes_back(key, within=TOLD):
             return
         if (wait := self._reporter.due_in(progress)) > 0:
             self.queue.add_after(key, wait)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.util
 import sys
@@ -11,18 +10,10 @@ from typing import Any
 GARBAGE = 25_000  # objects made between two looks for cycles; at the default of 700, reading long lists is mostly such looks
 
 
-# glibc's malloc asks the system anew for what is larger than this, and gives it back when it is freed. If it is not set, it rises
-# with what is freed, and the buffers of TLS connections and of lists leave holes between what stays.
-LARGE = 64 * 1024  # bytes
-M_MMAP_THRESHOLD = -3  # malloc.h
-
-
 def settle() -> None:
-    """Have what has been imported count as never to be collected, look for cycles seldom, and give back what is large."""
+    """Have what has been imported count as never to be collected, and look for cycles seldom."""
     gc.freeze()
     gc.set_threshold(GARBAGE)
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _leave_out_the_blocking_client() -> None:

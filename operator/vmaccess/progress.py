@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ class Progress:
     phase: Phase
     intent: Intent
     reported_at: float
-    written: dict[str, Any] | None = None  # the status that was last written
+    written: Mapping[str, Any] | None = None  # the status that was last written
     access: Access | None = None
     namespaces: dict[str, Outcome] = field(default_factory=dict)
     accounts: dict[ScopedName, Outcome] = field(default_factory=dict)
@@ -34,7 +35,9 @@ class Progress:
     before: Rules | None = None  # the rules that the status was last written for, where they are known
     awaited_since: float | None = None  # since when bindings wait for a ServiceAccount
     role_awaited_since: float | None = None  # since when the ClusterRole that is to be bound has not been as it should be
-    role_ready: tuple[Child, Outcome | None, ClusterSide] | None = None  # how it was when last it was, and what that meant
+    role_ready: tuple[Child, Outcome | None, ClusterSide] | None = (
+        None  # the ClusterRole when it last was, its outcome, and what they mean
+    )
     revoking_since: float | None = None  # since when bindings wait for the end of the grant's own ClusterRole
     lost: dict[Key, float] = field(default_factory=dict)  # places in which a child of ours has vanished, and when
     verified_at: float = 0.0  # when the grant was last read by name and found alive

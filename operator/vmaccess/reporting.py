@@ -82,7 +82,9 @@ class Reporter:
             if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise
             return  # it is gone, or another by now: the watch will tell
-        self._world.grants.observe(answer)
+        held = self._world.grants.observe(answer)
+        if held is not None and held.status == status:
+            progress.written = held.status  # one of the two is enough to keep
         for note in transitions(grant.status, status):
             level = logging.WARNING if note.kind == "Warning" else logging.INFO
             log.log(level, "%s: %s: %s", grant.id.name, note.reason, note.message)

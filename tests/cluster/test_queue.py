@@ -233,6 +233,25 @@ async def test_hanging_work_is_not_without_limit_and_what_is_urgent_waits_for_no
     assert await take(queue, 1) == [D]
 
 
+async def test_one_at_a_time_does_not_mean_to_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OVERDUE", 0.01)
+    queue: WorkQueue[Key] = WorkQueue(1)
+    for name in ("a1", "b2", "c3"):
+        queue.add(key(name))
+    await take(queue, 2)
+    assert await nothing(queue, 0.1)
+
+
+async def test_whether_a_key_comes_back_soon() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    assert not queue.comes_back(A, within=60)
+    queue.add_after(A, 30)
+    assert not queue.comes_back(A, within=20)
+    assert queue.comes_back(A, within=40)
+    queue.add(A)
+    assert not queue.comes_back(A, within=60), "it is there already"
+
+
 async def test_a_place_that_comes_anew_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OVERDUE", 0.01)
     queue: WorkQueue[Key] = WorkQueue(32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import uvloop
 
 from localcluster import Cluster
 from localcluster.certificates import Authority
-from vmaccess.cluster.tls import resume
+from vmaccess.cluster.tls import LONGEST, resume
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -37,9 +38,9 @@ def trusting(ca_file: Path) -> ssl.SSLContext:
     return context
 
 
-async def ask(port: int, context: ssl.SSLContext) -> bool:
-    """Ask something of the server on that port; whether the connection took up a session."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+async def ask(port: int, context: ssl.SSLContext, name: str = "127.0.0.1") -> bool:
+    """Ask something of the server on that port that is to have that name; whether the connection took up a session."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
     try:
         writer.write(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 ")
@@ -122,5 +123,40 @@ def test_a_server_that_is_not_trusted_is_refused(tmp_path: Path, run: Run) -> No
                     await ask(port, context)
         async with serving(ours, port):
             assert not await ask(port, context)
+
+    run(job())
+
+
+def test_a_server_must_have_the_name_it_is_asked_by(tmp_path: Path, run: Run) -> None:
+    authority = Authority(tmp_path, "ca")
+    context = trusting(authority.ca_file)
+
+    async def job() -> None:
+        async with serving(authority) as port:
+            await ask(port, context)
+            assert await ask(port, context)
+            for _ in range(2):
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    await ask(port, context, "api.example.com")
+            assert await ask(port, context)
+
+    run(job())
+
+
+def test_the_certificate_is_seen_again_in_time(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, now = Authority(tmp_path, "ca"), 0.0
+    context = trusting(authority.ca_file)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    async def job() -> None:
+        nonlocal now
+        async with serving(authority) as port:
+            assert not await ask(port, context)
+            for _ in range(3):
+                now += LONGEST / 3
+                assert await ask(port, context)
+            now += 1
+            assert not await ask(port, context)
+            assert await ask(port, context)
 
     run(job())

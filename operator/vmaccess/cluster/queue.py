@@ -199,9 +199,10 @@ class WorkQueue(Generic[K]):
         """The place is gone; should one of that name come, nothing is known of how fast it is."""
         self._slow -= {(lane, place) for lane in range(len(self._lanes))}
 
-    def comes_back(self, key: K) -> bool:
-        """Whether the key is added in a while."""
-        return key in self._timers
+    def comes_back(self, key: K, *, within: float) -> bool:
+        """Whether the key is added within so many seconds."""
+        timer = self._timers.get(key)
+        return timer is not None and timer[0].when() - asyncio.get_running_loop().time() <= within
 
     def failures(self, key: K) -> int:
         """How often the key has failed since it was last forgotten; more than 0 means that it comes back by itself."""
@@ -265,7 +266,7 @@ class WorkQueue(Generic[K]):
         """Whether one more may be begun: what is to end must not wait for what hangs or is to begin."""
         level = int(self.level)
         reserve = max(level // RESERVE, 1) if lane == 0 else 0
-        return len(self._working) < level + reserve and self.in_flight < level + level // 2 + reserve
+        return len(self._working) < level + reserve and self.in_flight < level + max(level // 2, 1) + reserve
 
     def _next(self) -> K | None:
         for number, lane in enumerate(self._lanes):
