@@ -65,7 +65,7 @@ def read(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     option(
         "--max-in-flight",
         "128",
-        "Writes in flight at most, beside those that hang; fewer while the API server answers 429.",
+        "Writes in flight at most, beside those that hang (up to half as many); fewer while the API server answers 429.",
         type=_number(1, 10_000),
     )
     option(
