@@ -38,6 +38,21 @@ def trusting(ca_file: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.fixture
+def api_server(cluster: Cluster) -> tuple[int, ssl.SSLContext]:
+    """The API server's port, and a context that trusts it."""
+    port = urlsplit(cluster.admin.url).port
+    assert port is not None
+    return port, trusting(cluster.admin.ca_file)
+
+
+@pytest.fixture
+def trusted(tmp_path: Path) -> tuple[Authority, ssl.SSLContext]:
+    """An authority, and a context that trusts the servers of it."""
+    authority = Authority(tmp_path, "ca")
+    return authority, trusting(authority.ca_file)
+
+
 async def ask(port: int, context: ssl.SSLContext, name: str = "127.0.0.1") -> bool:
     """Ask something of the server on that port that is to have that name; whether the connection took up a session."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
@@ -72,9 +87,8 @@ async def serving(authority: Authority, port: int = 0) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-def test_the_api_server_lets_sessions_be_taken_up(cluster: Cluster, run: Run) -> None:
-    context, port = trusting(cluster.admin.ca_file), urlsplit(cluster.admin.url).port
-    assert port is not None
+def test_the_api_server_lets_sessions_be_taken_up(api_server: tuple[int, ssl.SSLContext], run: Run) -> None:
+    port, context = api_server
 
     async def job() -> None:
         assert not await ask(port, context)
@@ -83,9 +97,8 @@ def test_the_api_server_lets_sessions_be_taken_up(cluster: Cluster, run: Run) ->
     run(job())
 
 
-def test_many_at_once_that_know_no_session(cluster: Cluster, run: Run) -> None:
-    context, port = trusting(cluster.admin.ca_file), urlsplit(cluster.admin.url).port
-    assert port is not None
+def test_many_at_once_that_know_no_session(api_server: tuple[int, ssl.SSLContext], run: Run) -> None:
+    port, context = api_server
 
     async def job() -> None:
         await ask_at_once(20, port, context)
@@ -94,9 +107,8 @@ def test_many_at_once_that_know_no_session(cluster: Cluster, run: Run) -> None:
     run(job())
 
 
-def test_a_server_that_knows_the_session_no_more(tmp_path: Path, run: Run) -> None:
-    authority = Authority(tmp_path, "ca")
-    context = trusting(authority.ca_file)
+def test_a_server_that_knows_the_session_no_more(trusted: tuple[Authority, ssl.SSLContext], run: Run) -> None:
+    authority, context = trusted
 
     async def job() -> None:
         async with serving(authority) as port:
@@ -109,10 +121,8 @@ def test_a_server_that_knows_the_session_no_more(tmp_path: Path, run: Run) -> No
     run(job())
 
 
-def test_a_server_that_is_not_trusted_is_refused(tmp_path: Path, run: Run) -> None:
-    (tmp_path / "other").mkdir()
-    ours, another = Authority(tmp_path, "ca"), Authority(tmp_path / "other", "ca")
-    context = trusting(ours.ca_file)
+def test_a_server_that_is_not_trusted_is_refused(trusted: tuple[Authority, ssl.SSLContext], tmp_path: Path, run: Run) -> None:
+    (ours, context), another = trusted, Authority(tmp_path, "other-ca")
 
     async def job() -> None:
         async with serving(ours) as port:
@@ -127,9 +137,8 @@ def test_a_server_that_is_not_trusted_is_refused(tmp_path: Path, run: Run) -> No
     run(job())
 
 
-def test_a_server_must_have_the_name_it_is_asked_by(tmp_path: Path, run: Run) -> None:
-    authority = Authority(tmp_path, "ca")
-    context = trusting(authority.ca_file)
+def test_a_server_must_have_the_name_it_is_asked_by(trusted: tuple[Authority, ssl.SSLContext], run: Run) -> None:
+    authority, context = trusted
 
     async def job() -> None:
         async with serving(authority) as port:
@@ -143,9 +152,10 @@ def test_a_server_must_have_the_name_it_is_asked_by(tmp_path: Path, run: Run) ->
     run(job())
 
 
-def test_the_certificate_is_seen_again_in_time(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    authority, now = Authority(tmp_path, "ca"), 0.0
-    context = trusting(authority.ca_file)
+def test_the_certificate_is_seen_again_in_time(
+    trusted: tuple[Authority, ssl.SSLContext], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (authority, context), now = trusted, 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
 
     async def job() -> None:
