@@ -99,7 +99,7 @@ class Controller:
             and (old.id, old.generation, old.deletion, old.rotation) == (new.id, new.generation, new.deletion, new.rotation)
         ):
             progress = self._progress.get(changed.id.name)
-            if progress is None or progress.written != new.status:
+            if progress is None or progress.written != new.told:
                 self.queue.add(Key(Part.STATUS, changed.id.name))
         else:
             self.wake(changed.id.name)

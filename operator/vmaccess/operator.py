@@ -153,7 +153,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = (0.5, 1, 2, 4, 8)
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = 90
-    settings.queueing.idle_timeout = 1
+    settings.queueing.idle_timeout = 0.1  # each grant it hears of has a task of 6 kB until then
     settings.persistence.finalizer = f"{GROUP}/unused"  # never set; kopf's default name is shared by all its operators
     settings.process.ultimate_exiting_timeout = None
     return settings

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vmaccess.keys import Key, Part
 from vmaccess.policy.access import Access
@@ -26,7 +25,7 @@ class Progress:
     phase: Phase
     intent: Intent
     reported_at: float
-    written: Mapping[str, Any] | None = None  # the status that was last written
+    written: str | None = None  # the status that was last written, as text
     access: Access | None = None
     namespaces: dict[str, Outcome] = field(default_factory=dict)
     accounts: dict[ScopedName, Outcome] = field(default_factory=dict)

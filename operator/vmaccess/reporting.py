@@ -13,7 +13,7 @@ from vmaccess.cluster.events import Events
 from vmaccess.cluster.world import World
 from vmaccess.delivery import Delivery
 from vmaccess.policy.children import BindingContent, Child, Kind, PresetId, Whose
-from vmaccess.policy.grant import Give, Grant
+from vmaccess.policy.grant import Give, Grant, status_text
 from vmaccess.policy.reasons import ConditionType
 from vmaccess.policy.report import Facts, report
 from vmaccess.policy.times import in_words
@@ -72,9 +72,9 @@ class Reporter:
             return
         now = datetime.fromtimestamp(self._timing.clock.reading().latest, UTC)
         status = report(grant, self._facts(progress), in_words(now))
-        if status == grant.status:
+        if (text := status_text(status)) == grant.told:
             return
-        progress.reported_at, progress.written = asyncio.get_running_loop().time(), status
+        progress.reported_at, progress.written = asyncio.get_running_loop().time(), text
         body = {"metadata": {"uid": grant.id.uid}, "status": _replacing(grant.status, status)}
         try:
             answer = await self._api.patch(f"{GRANTS.path(name=grant.id.name)}/status", body)
@@ -83,8 +83,8 @@ class Reporter:
                 raise
             return  # it is gone, or another by now: the watch will tell
         held = self._world.grants.observe(answer)
-        if held is not None and held.status == status:
-            progress.written = held.status  # one of the two is enough to keep
+        if held is not None and held.told == text:
+            progress.written = held.told  # one of the two is enough to keep
         for note in transitions(grant.status, status):
             level = logging.WARNING if note.kind == "Warning" else logging.INFO
             log.log(level, "%s: %s: %s", grant.id.name, note.reason, note.message)

@@ -18,6 +18,7 @@ from tests.policy.test_access import GRANT, OTHER, VERBS, child, rules, subjects
 from vmaccess.model.spec import Role
 from vmaccess.policy import rules as rbac
 from vmaccess.policy.access import Access, grant_step, withdraw_step
+from vmaccess.policy.catalogue import PRESETS
 from vmaccess.policy.children import (
     GROUP,
     KIND,
@@ -40,7 +41,7 @@ from vmaccess.policy.cluster_role import (
     shared_role_step,
 )
 from vmaccess.policy.steps import Create, Delete, Patch, Refused, Settled, Step, Wait, Write
-from vmaccess.policy.target import Target, cluster_target, preset_target, role_target, target_of, targets
+from vmaccess.policy.target import Target, cluster_target, preset_target, role_target, target_named, target_of
 
 PEOPLE = ("ann", "bob", "cid")
 NAMESPACES = ("one", "two", "three")
@@ -440,9 +441,8 @@ def test_the_next_step_towards_a_cluster_role(observed: list[Child], roles: list
 
 
 def test_every_target_has_bindings_of_its_own_name() -> None:
-    known = targets(GRANT)
-    assert len(known) == 6
-    assert {name: target.role for name, target in known.items()} == {
+    every = [role_target(GRANT), cluster_target(GRANT), *(preset_target(GRANT, preset) for preset in PRESETS)]
+    assert {target.binding: target.role for target in every} == {
         "vmaccess:team": "vmaccess:team",
         "vmaccess:team:cluster": "vmaccess:team",
         "vmaccess:team:View": "vmaccess:View",
@@ -450,6 +450,14 @@ def test_every_target_has_bindings_of_its_own_name() -> None:
         "vmaccess:team:Edit": "vmaccess:Edit",
         "vmaccess:team:Admin": "vmaccess:Admin",
     }
+    assert [target_named(GRANT, target.binding) for target in every] == every
+
+
+@pytest.mark.parametrize(
+    "name", ["", "View", "cluster", "vmaccess:", "vmaccess:View", "vmaccess:team:", "vmaccess:team:view", "vmaccess:team2:View"]
+)
+def test_other_names_are_of_no_target(name: str) -> None:
+    assert target_named(GRANT, name) is None
 
 
 def test_only_a_bare_preset_of_the_default_base_is_shared() -> None:

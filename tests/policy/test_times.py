@@ -185,7 +185,7 @@ def test_a_clock_that_is_off_is_told_where_it_matters() -> None:
 
 def test_deletion_comes_before_the_end() -> None:
     doomed = grant(**TIMES)
-    deleted = Grant(GrantId("g", "u"), 2, 1, Deletion.REVOKE, doomed.spec, doomed.limits, doomed.accounts, {})
+    deleted = Grant(GrantId("g", "u"), 2, 1, Deletion.REVOKE, doomed.spec, doomed.limits, doomed.accounts, doomed.told)
     wanted = intent(deleted, BASE, Phase.AFTER)
     assert isinstance(wanted, Take)
     assert (wanted.reason, wanted.accounts) == (Reason.DELETED, True)

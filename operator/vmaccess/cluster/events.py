@@ -6,9 +6,9 @@ import asyncio
 import logging
 import os
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vmaccess.cluster.api import EVENTS, Api, ApiError, Json
 from vmaccess.policy.children import API_VERSION, KIND, GrantId
@@ -22,8 +22,16 @@ EventType = Literal["Normal", "Warning"]
 MAX_NOTE = 1024
 MAX_REMEMBERED = 10_000
 AT_ONCE = 8  # posts in flight: a connection takes 60 kB, and a thousand grants may end in one second
-MAX_WAITING = 5_000  # posts that wait for their turn, a kilobyte each; where no post is answered there would be ever more
+MAX_WAITING = 5_000  # that wait for their turn; where no post is answered there would be ever more
 DRAIN = 10.0  # seconds at the end in which what was told may still be posted
+
+
+class _Told(NamedTuple):
+    grant: GrantId
+    kind: EventType
+    reason: str
+    note: str
+    happened: datetime
 
 
 class Events:
@@ -32,17 +40,17 @@ class Events:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._posting: set[asyncio.Task[None]] = set()
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._waiting: deque[_Told] = deque()
+        self._posting: set[asyncio.Task[None]] = set()  # each posts one after the other while there are any
 
     def tell(self, grant: GrantId, kind: EventType, reason: str, note: str) -> None:
         """Say that something has happened to a grant."""
-        if len(self._posting) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             log.warning("Event %s about %s was not posted: too many others wait for an answer", reason, grant.name)
             return
-        task = asyncio.create_task(self._post(grant, kind, reason, note))
-        self._posting.add(task)
-        task.add_done_callback(self._posting.discard)
+        self._waiting.append(_Told(grant, kind, reason, note, datetime.now(UTC)))
+        if len(self._posting) < AT_ONCE:
+            self._posting.add(asyncio.create_task(self._post()))
 
     def remark(self, grant: GrantId, kind: EventType, reason: str, note: str) -> None:
         """Say something that may hold a thousand times in a row: once a minute is enough."""
@@ -61,16 +69,20 @@ class Events:
         if self._posting:
             await asyncio.wait(self._posting, timeout=DRAIN)
 
-    async def _post(self, grant: GrantId, kind: str, reason: str, note: str) -> None:
-        happened = datetime.now(UTC)
+    async def _post(self) -> None:
         try:
-            async with self._turn:
-                await self._api.create(EVENTS.path(NAMESPACE), _event(grant, kind, reason, note, happened))
-        except ApiError as error:
-            log.warning("Event %s about %s was not posted: %s", reason, grant.name, error)
+            while self._waiting:
+                told = self._waiting.popleft()
+                try:
+                    await self._api.create(EVENTS.path(NAMESPACE), _event(told))
+                except ApiError as error:
+                    log.warning("Event %s about %s was not posted: %s", told.reason, told.grant.name, error)
+        finally:
+            self._posting -= {asyncio.current_task()}  # at once: a callback would come after the next `tell`
 
 
-def _event(grant: GrantId, kind: str, reason: str, note: str, happened: datetime) -> Json:
+def _event(told: _Told) -> Json:
+    grant, kind, reason, note, happened = told
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -24,7 +24,7 @@ from vmaccess.policy.children import (
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.rules import Rules
 from vmaccess.policy.steps import Create, Delete, Patch, Refused, Settled, Step, Wait
-from vmaccess.policy.target import Target, role_target, targets
+from vmaccess.policy.target import Target, role_target, target_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ def is_aggregated(role: Child) -> bool:
 
 def conflict(taken: Child) -> str:
     """What to say of an object that has a name of ours and is not ours."""
-    if (mark := taken.marked_label) is not None and taken.name in {mark.child_name, *targets(mark)}:
+    if (mark := taken.marked_label) is not None and target_named(mark, taken.name) is not None:
         return left_behind(f"{taken.kind} {taken.name!r}", mark)
     return (
         f"{taken.kind} {taken.name!r} exists (created {taken.created}) and is not this grant's: it is left as it is and "
@@ -275,7 +275,7 @@ def _new_binding(namespace: str, access: Access, instead: Delete | None = None) 
 def _is_left_behind(child: Child, grant: GrantId) -> bool:
     """Whether a foreign object is of an earlier grant of the name, and in none of our places."""
     mark = child.marked_label
-    return mark is not None and mark.name == grant.name and child.name in targets(mark)
+    return mark is not None and mark.name == grant.name and target_named(mark, child.name) is not None
 
 
 def _of(kind: Kind, observed: Collection[Child]) -> list[Child]:
@@ -286,7 +286,7 @@ def _as_named(child: Child, grant: GrantId, cluster_role: ClusterRoles, roles: C
     """Whether a child of ours has a name that we give, and for a binding: points to where its name says, and that is ours."""
     if child.kind is Kind.ROLE:
         return child.name == grant.child_name
-    target = targets(grant).get(child.name)
+    target = target_named(grant, child.name)
     if target is None or not target.is_of(child):
         return False
     named = (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from vmaccess.model.spec import Role
 from vmaccess.policy.catalogue import PRESETS, preset_of
 from vmaccess.policy.children import BindingContent, Child, GrantId, Kind, OwnerId, PresetId, Subjects
 from vmaccess.policy.kubevirt import DEFAULT_BASE
+
+CLUSTER = ":cluster"  # ends the names of bindings to a grant's own ClusterRole; presets begin with a capital
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def role_target(grant: GrantId) -> Target:
 
 def cluster_target(grant: GrantId) -> Target:
     """The grant's own ClusterRole."""
-    return Target(Kind.CLUSTER_ROLE, grant, f"{grant.child_name}:cluster")
+    return Target(Kind.CLUSTER_ROLE, grant, f"{grant.child_name}{CLUSTER}")
 
 
 def preset_target(grant: GrantId, preset: str) -> Target:
@@ -59,8 +59,11 @@ def target_of(grant: GrantId, role: Role | None) -> Target:
     return cluster_target(grant)
 
 
-@lru_cache(maxsize=1024)
-def targets(grant: GrantId) -> Mapping[str, Target]:
-    """Every target that the grant can have or have had, by the name of its RoleBindings."""
-    every = (role_target(grant), cluster_target(grant), *(preset_target(grant, preset) for preset in PRESETS))
-    return {target.binding: target for target in every}
+def target_named(grant: GrantId, binding: str) -> Target | None:
+    """The one target that the grant can have or have had whose RoleBindings have this name."""
+    if binding == grant.child_name:
+        return role_target(grant)
+    if binding == f"{grant.child_name}{CLUSTER}":
+        return cluster_target(grant)
+    preset = binding.removeprefix(f"{grant.child_name}:")
+    return preset_target(grant, preset) if preset in PRESETS and preset != binding else None
