@@ -48,6 +48,26 @@ async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost
     assert len(told(stage, grant.name)) == 10 * AT_ONCE
 
 
+async def test_an_event_told_at_the_moment_in_which_all_others_are_answered_is_posted_too(kubeconfig: Path) -> None:
+    answered, posted = asyncio.Event(), 0
+
+    async def plan(_: Request, send: Send) -> Json:
+        nonlocal posted
+        await answered.wait()
+        posted += 1
+        return {}
+
+    async with posting(kubeconfig, plan) as several:
+        for number in range(AT_ONCE):
+            several.tell(GrantId("gone", "uid"), "Normal", "Tested", f"number {number}")
+        await asyncio.sleep(0.01)
+        answered.set()
+        asyncio.get_running_loop().call_soon(several.tell, GrantId("gone", "uid"), "Normal", "Tested", "one more")
+        await asyncio.sleep(0.01)
+        await several.drain()
+    assert posted == AT_ONCE + 1
+
+
 async def test_where_no_event_is_taken_those_that_wait_have_an_end(
     kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
