@@ -91,8 +91,8 @@ class Timing:
     def overdue(self) -> float:
         """Seconds for which the access of some grant has outlived its end, as far as the statuses tell; the longest of them."""
         now = self.clock.reading().latest
-        ends = (grant.limits.ends for grant in self._world.grants if is_active(grant.status))
-        return max((now - end.timestamp() for end in ends if end is not None), default=0.0)
+        ending = ((grant, end) for grant in self._world.grants if (end := grant.limits.ends) is not None)
+        return max((now - end.timestamp() for grant, end in ending if is_active(grant.status)), default=0.0)
 
     def watch(self, grant: Grant) -> None:
         """Have the grant looked at when its next time has come."""

@@ -15,6 +15,7 @@ from tests.access.helpers import events as told
 from tests.faults.faulty import FaultyApi, Plan, Request, Send
 from tests.stage import Json, Stage
 from vmaccess.cluster import events
+from vmaccess.cluster.api import ApiError
 from vmaccess.cluster.events import AT_ONCE, Events
 from vmaccess.policy.children import GrantId
 
@@ -51,7 +52,7 @@ async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost
 async def test_an_event_told_at_the_moment_in_which_all_others_are_answered_is_posted_too(kubeconfig: Path) -> None:
     answered, posted = asyncio.Event(), 0
 
-    async def plan(_: Request, send: Send) -> Json:
+    async def plan(_: Request, send: Send) -> Json:  # noqa: ARG001 - what is answered does not matter
         nonlocal posted
         await answered.wait()
         posted += 1
@@ -66,6 +67,24 @@ async def test_an_event_told_at_the_moment_in_which_all_others_are_answered_is_p
         await asyncio.sleep(0.01)
         await several.drain()
     assert posted == AT_ONCE + 1
+
+
+async def test_whatever_goes_wrong_with_one_event_the_others_are_posted(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage, grant = bare_stage, GrantId(bare_stage.unique("gone"), "uid")
+    errors = iter([ApiError(403, "Forbidden", "no"), *[ValueError("no JSON")] * AT_ONCE])
+
+    async def plan(_: Request, send: Send) -> Json:
+        if (error := next(errors, None)) is not None:
+            raise error
+        return await send()
+
+    async with posting(kubeconfig, plan) as several:
+        for number in range(3 * AT_ONCE):
+            several.tell(grant, "Normal", "Tested", f"number {number}")
+        await several.drain()
+        several.tell(grant, "Normal", "Tested", "one after the end of all")
+        await several.drain()
+    assert len(told(stage, grant.name)) == 2 * AT_ONCE
 
 
 async def test_where_no_event_is_taken_those_that_wait_have_an_end(
@@ -83,4 +102,6 @@ async def test_where_no_event_is_taken_those_that_wait_have_an_end(
         for number in range(21):
             several.tell(grant, "Normal", "Tested", f"number {number}")
         await several.drain()
-    assert [record.message for record in caplog.records if "too many others" in record.message]
+    logged = [record.message for record in caplog.records]
+    assert [line for line in logged if "too many others" in line]
+    assert [line for line in logged if f"{20 - AT_ONCE} Events were not posted" in line]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from vmaccess.policy.children import GrantId
-from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, read_grant
+from vmaccess.policy.grant import Give, Grant, Hold, Intent, Take, read_grant, status_text
 from vmaccess.policy.reasons import Reason
 from vmaccess.policy.report import Facts, Outcome, State, failed, report
 from vmaccess.policy.role import Trimmed, Warning_
@@ -17,6 +19,7 @@ from vmaccess.policy.target import role_target
 from vmaccess.policy.transitions import transitions
 
 NOW, EARLIER = "2026-11-22T12:00:00Z", "2026-11-01T00:00:00Z"
+METADATA = {"name": "g", "uid": "u", "generation": 3, "resourceVersion": "7"}
 RULES = (Rule(("kubevirt.io",), ("virtualmachines",), ("get",)),)
 TARGET = role_target(GrantId("g", "u"))
 GIVE = Give(Trimmed(RULES, ()), TARGET, ())
@@ -31,8 +34,7 @@ STUCK = failed(REVOKING, Reason.API_ERROR, "no answer")
 def grant(status: dict[str, Any] | None = None, **spec: Any) -> Grant:
     """A grant of generation 3."""
     whole = {"subjects": [{"kind": "User", "name": "ann"}], "namespaces": ["a"], **spec}
-    metadata = {"name": "g", "uid": "u", "generation": 3, "resourceVersion": "7"}
-    return read_grant({"metadata": metadata, "spec": whole, "status": status or {}}, None)
+    return read_grant({"metadata": METADATA, "spec": whole, "status": status or {}}, None)
 
 
 def status(
@@ -135,6 +137,21 @@ def test_a_condition_keeps_its_date_while_its_status_lasts() -> None:
     dates = {condition["type"]: condition["lastTransitionTime"] for condition in after["conditions"]}
     assert dates == {"Ready": NOW, "Active": EARLIER, "Reconciling": NOW}
     assert status(GIVE, GRANTED, bound=1, of=grant(before)) == before, "the same facts give the same status"
+
+
+def test_a_status_that_comes_back_is_the_one_that_was_written() -> None:
+    told = status(GIVE, GRANTED, failed(GRANTED, Reason.API_ERROR, "café …"), bound=1)
+    assert grant(json.loads(json.dumps(told, sort_keys=True))).told == grant(told).told == status_text(told)
+    assert grant(told).status == told
+    assert grant().told == status_text({}) == read_grant({"metadata": METADATA, "status": None}, None).told
+
+
+def test_a_report_leaves_the_status_before_it_as_it_is() -> None:
+    before = grant(status(GIVE, GRANTED, CONFLICT, bound=1))
+    said = deepcopy(before.status)
+    for wanted in (GIVE, SUSPENDED, Hold(Reason.INVALID_SPEC, "wrong")):
+        assert status(wanted, PENDING, bound=1, of=before) != said
+    assert before.status == said
 
 
 def test_warnings_follow_the_rights_and_go_with_them() -> None:

@@ -26,7 +26,7 @@ MAX_WAITING = 5_000  # that wait for their turn; where no post is answered there
 DRAIN = 10.0  # seconds at the end in which what was told may still be posted
 
 
-class _Told(NamedTuple):
+class _Post(NamedTuple):
     grant: GrantId
     kind: EventType
     reason: str
@@ -40,7 +40,7 @@ class Events:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._waiting: deque[_Told] = deque()
+        self._waiting: deque[_Post] = deque()
         self._posting: set[asyncio.Task[None]] = set()  # each posts one after the other while there are any
 
     def tell(self, grant: GrantId, kind: EventType, reason: str, note: str) -> None:
@@ -48,7 +48,7 @@ class Events:
         if len(self._waiting) >= MAX_WAITING:
             log.warning("Event %s about %s was not posted: too many others wait for an answer", reason, grant.name)
             return
-        self._waiting.append(_Told(grant, kind, reason, note, datetime.now(UTC)))
+        self._waiting.append(_Post(grant, kind, reason, note, datetime.now(UTC)))
         if len(self._posting) < AT_ONCE:
             self._posting.add(asyncio.create_task(self._post()))
 
@@ -68,21 +68,25 @@ class Events:
         """Wait until all that was told has been posted, or for as long as a process that ends may."""
         if self._posting:
             await asyncio.wait(self._posting, timeout=DRAIN)
+        if self._waiting:
+            log.warning("%d Events were not posted: no answer came within %.0f s", len(self._waiting), DRAIN)
 
     async def _post(self) -> None:
         try:
             while self._waiting:
-                told = self._waiting.popleft()
+                post = self._waiting.popleft()
                 try:
-                    await self._api.create(EVENTS.path(NAMESPACE), _event(told))
+                    await self._api.create(EVENTS.path(NAMESPACE), _event(post))
                 except ApiError as error:
-                    log.warning("Event %s about %s was not posted: %s", told.reason, told.grant.name, error)
+                    log.warning("Event %s about %s was not posted: %s", post.reason, post.grant.name, error)
+                except Exception:  # a bug: it must not keep back those that wait
+                    log.exception("Event %s about %s was not posted", post.reason, post.grant.name)
         finally:
             self._posting -= {asyncio.current_task()}  # at once: a callback would come after the next `tell`
 
 
-def _event(told: _Told) -> Json:
-    grant, kind, reason, note, happened = told
+def _event(post: _Post) -> Json:
+    grant, kind, reason, note, happened = post
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

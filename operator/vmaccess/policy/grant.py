@@ -59,7 +59,7 @@ class Grant:
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """The status that it has."""
+        """The status that it has. Others see the same one: it is never to be changed."""
         return _read_status(self.told)
 
     @property
