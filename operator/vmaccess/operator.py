@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import kopf
@@ -20,6 +22,7 @@ from vmaccess.controller import Controller
 from vmaccess.delivery import Offer
 from vmaccess.health import serve
 from vmaccess.policy.children import API_VERSION, GROUP, PLURAL, VERSION
+from vmaccess.progress import loop_time
 from vmaccess.settings import IN_POD, Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,10 @@ log = logging.getLogger(__name__)
 # Used for peering, which is off. Without it kopf asks for the user's name, and a uid without a passwd entry ends the process.
 KOPF_IDENTITY: Any = "vmaccess-operator"
 
-PASSING = ("start", "signals")  # tasks that are meant to end
+PASSING = ("start",)  # tasks that are meant to end
+FIRST_PAUSE, LAST_PAUSE = 1.0, 15.0  # seconds between two tries of what must come right sooner or later
+WELL = 60.0  # seconds after which what fails counts as having been well
+LOGINS = 5  # times in a row that the API server may refuse who we are
 
 
 class Unusable(Exception):
@@ -43,13 +49,13 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
     """
     config = await load(settings)
     async with Api(config, connections=2 * settings.max_in_flight + 20) as api:
-        await _check(api)
         offer = Offer(settings.kubeconfig_server or _own_server(config), config.ssl_ca_cert)
         controller = Controller(api, protected=settings.protected, max_in_flight=settings.max_in_flight, offer=offer)
         async with serve(controller, settings.health_host, settings.health_port):
+            if not await _usable(api, stop):
+                return
             work: dict[str, Coroutine[Any, Any, None]] = {
-                "kopf": _kopf(controller, config, kopf_ready := asyncio.Event(), stop),
-                "signals": _then(kopf_ready, obey_signals),
+                "kopf": _kopf(controller, config, stop, obey_signals),
                 "start": controller.start(),
                 **{f"mirror of {mirror.resource.plural}": mirror.run() for mirror in controller.world.mirrors},
                 "timing": controller.timing.run(),
@@ -64,23 +70,54 @@ def _own_server(config: Configuration) -> str | None:
     return config.host if IN_POD not in os.environ and config.host.startswith("https://") else None
 
 
-async def _kopf(controller: Controller, config: Configuration, ready: asyncio.Event, stop: asyncio.Event) -> None:
-    """kopf, once everything has been read: until then it would only wake what is not there yet."""
+async def _kopf(controller: Controller, config: Configuration, stop: asyncio.Event, obey_signals: Callable[[], None]) -> None:
+    """kopf, once everything has been read: until then it would only wake what is not there yet.
+
+    It ends by faults that the mirrors wait out, such as an API server that answers 503 for 20 seconds; then it is started again,
+    and what it would have told meanwhile they have seen. It returns where kopf ends by itself.
+    """
     await controller.world.synced()
-    await kopf.operator(
-        registry=_registry(controller, config),
-        settings=_kopf_settings(),
-        clusterwide=True,
-        standalone=True,
-        identity=KOPF_IDENTITY,
-        ready_flag=ready,
-        stop_flag=stop,
-    )
+    pauses, refused = _pauses(), 0
+    while True:
+        ready, began = asyncio.Event(), loop_time()
+        signals = asyncio.create_task(_then(ready, obey_signals))
+        try:
+            await kopf.operator(
+                registry=_registry(controller, config),
+                settings=_kopf_settings(),
+                clusterwide=True,
+                standalone=True,
+                identity=KOPF_IDENTITY,
+                ready_flag=ready,
+                stop_flag=stop,
+            )
+        except Exception as error:
+            obey_signals()
+            refused = refused + 1 if isinstance(error, kopf.LoginError) else 0
+            if refused >= LOGINS:
+                raise
+            if loop_time() - began > WELL:
+                pauses = _pauses()
+            pause = next(pauses)
+            log.warning("kopf's watch has ended and begins again in %.1f s, ours go on: %r", pause, error)
+            await asyncio.sleep(pause)
+        else:
+            return
+        finally:
+            signals.cancel()
 
 
 async def _then(event: asyncio.Event, action: Callable[[], None]) -> None:
     await event.wait()
     action()
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds until the next try, and the one after it: ever longer."""
+    pause = FIRST_PAUSE
+    while True:
+        yield pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        pause = min(2 * pause, LAST_PAUSE)
 
 
 async def _supervise(work: dict[str, Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
@@ -103,16 +140,36 @@ async def _supervise(work: dict[str, Coroutine[Any, Any, None]], stop: asyncio.E
         await asyncio.gather(stopping, *tasks, return_exceptions=True)
 
 
-async def _check(api: Api) -> None:
-    """Fail at once where the CRD is missing: kopf would only warn, and then serve nothing."""
+async def _usable(api: Api, stop: asyncio.Event) -> bool:
+    """Whether all is there that the operator cannot do without; False where it is told to stop before that is known."""
+    check, stopping = asyncio.create_task(_check(api)), asyncio.create_task(stop.wait())
     try:
-        found = await api.get(f"/apis/{API_VERSION}")
-    except ApiError as error:
-        if error.status == 404:
-            raise Unusable(
-                f"the CustomResourceDefinition {PLURAL}.{GROUP} is not installed: apply crds/{PLURAL}.yaml first"
-            ) from error
-        raise Unusable(f"the API server cannot be used: {error}") from error
+        await asyncio.wait((check, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if check.done():
+            check.result()
+        return check.done()
+    finally:
+        check.cancel()
+        stopping.cancel()
+
+
+async def _check(api: Api) -> None:
+    """Fail at once where the CRD is missing: kopf would only warn, and then serve nothing. An API server that does not answer, or
+    that is not well, is waited for.
+    """
+    for pause in _pauses():
+        try:
+            found = await api.get(f"/apis/{API_VERSION}")
+            break
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                raise Unusable(
+                    f"the CustomResourceDefinition {PLURAL}.{GROUP} is not installed: apply crds/{PLURAL}.yaml first"
+                ) from error
+            if 0 < error.status < 500 and error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                raise Unusable(f"the API server cannot be used: {error}") from error
+            log.warning("the API server cannot be used yet, it is asked again in %.1f s: %s", pause, error)
+            await asyncio.sleep(pause)
     if not any(resource["name"] == PLURAL for resource in found["resources"]):
         raise Unusable(f"the API server does not serve {PLURAL} in {API_VERSION}: apply crds/{PLURAL}.yaml of this version")
 
@@ -127,7 +184,6 @@ def _registry(controller: Controller, config: Configuration) -> kopf.OperatorReg
         return kopf.ConnectionInfo(
             server=config.host,
             ca_path=config.ssl_ca_cert,
-            insecure=None if config.verify_ssl else True,
             scheme=scheme or None,
             token=token or None,
             certificate_path=config.cert_file,

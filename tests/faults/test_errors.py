@@ -48,6 +48,48 @@ async def test_the_end_is_the_same(kubeconfig: Path, bare_stage: Stage, plan: ob
         assert api.writes == done, "and then there is nothing left to write"
 
 
+@pytest.mark.parametrize("code", [404, 409], ids=["not found", "conflict"])
+async def test_a_deletion_that_a_webhook_refuses_is_never_taken_for_done(kubeconfig: Path, bare_stage: Stage, code: int) -> None:
+    stage = bare_stage
+    one, refusing = stage.namespace(), False
+
+    async def plan(request: Request, send: Send) -> Json:
+        if refusing and request.method == "DELETE" and "/rolebindings/" in request.path:
+            raise ApiError(code, "NotFound", 'admission webhook "w" denied the request: rolebindings "x" not found')
+        return await send()
+
+    spec = {"subjects": [user("ann")], "namespaces": [one]}
+    async with running(kubeconfig, plan):
+        name = await asyncio.to_thread(stage.grant, spec)
+        await until(lambda: is_ready(stage, name), "ready")
+        refusing = True
+        await asyncio.to_thread(stage.respec, name, {**spec, "suspend": True})
+        await until(lambda: "RevocationFailed" in str(stage.get(name)["status"]), "the status to say so")
+        assert stage.views(ANN, one)
+        refusing = False
+        await until(lambda: not stage.views(ANN, one), "the revocation")
+
+
+async def test_a_narrowing_that_a_webhook_answers_with_a_conflict_comes_to_the_next_best(
+    kubeconfig: Path, bare_stage: Stage
+) -> None:
+    stage = bare_stage
+    one, eve = stage.namespace(), Who("eve")
+
+    async def plan(request: Request, send: Send) -> Json:
+        if request.method == "PATCH" and "/rolebindings/" in request.path:
+            raise ApiError(409, "Conflict", 'admission webhook "w" denied the request: not now')
+        return await send()
+
+    async with running(kubeconfig, plan):
+        name = await asyncio.to_thread(stage.grant, {"subjects": [user("ann"), user("eve")], "namespaces": [one]})
+        await until(lambda: is_ready(stage, name), "ready")
+        assert stage.views(eve, one)
+        await asyncio.to_thread(stage.respec, name, {"subjects": [user("ann")], "namespaces": [one]})
+        await until(lambda: not stage.views(eve, one), "who left to be without access")
+        await until(lambda: is_ready(stage, name) and stage.views(ANN, one), "who stays to have it")
+
+
 async def test_the_servers_wish_to_wait_is_respected(kubeconfig: Path, bare_stage: Stage) -> None:
     stage = bare_stage
     one = stage.namespace()

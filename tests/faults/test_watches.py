@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.stage import Json, Stage, Who
 from vmaccess.cluster import mirror
 from vmaccess.cluster.api import Api, ApiError, Resource
 from vmaccess.controller import Controller
+from vmaccess.policy.namespaces import Namespace
 
 ANN, EVE = Who("ann"), Who("eve")
 
@@ -99,23 +101,80 @@ async def test_a_server_that_ends_each_watch_at_once_is_not_asked_all_the_time(
     kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    watch = Api.watch
 
     async def brief(_: Api, resource: Resource, __: str, *, seconds: int) -> AsyncGenerator[Json, None]:
         asked.append(resource.plural)
         if seconds < 0:
             yield {}  # an async generator needs a yield
 
+    monkeypatch.setattr(Api, "watch", brief)
+    async with hearing(kubeconfig) as namespaces:
+        await namespaces.synced.wait()
+        await asyncio.sleep(1.5)
+    assert 1 <= len(asked) <= 3
+    assert bare_stage.tag
+
+
+def status(code: int) -> ApiError:
+    """An answer that refuses a watch."""
+    return ApiError(code, "Expired" if code == 410 else "InternalError", "no")
+
+
+@pytest.mark.parametrize("code", [410, 500])
+async def test_a_server_that_refuses_each_watch_is_listed_ever_less_often(
+    kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    listed: list[str] = []
+    whole = Api.list
+
+    async def refused(*_: object, **__: object) -> AsyncGenerator[Json, None]:
+        raise status(code)
+        yield {}
+
+    def counted(api: Api, resource: Resource, *, limit: int = 200) -> AsyncIterator[Json]:
+        listed.append(resource.plural)
+        return whole(api, resource, limit=limit)
+
+    monkeypatch.setattr(Api, "watch", refused)
+    monkeypatch.setattr(Api, "list", counted)
+    async with hearing(kubeconfig) as namespaces:
+        await namespaces.synced.wait()
+        await asyncio.sleep(2.0)
+    assert 1 <= len(listed) <= 4
+    assert bare_stage.tag
+
+
+async def test_no_wish_of_the_server_keeps_a_mirror_deaf_for_long(
+    kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, asked = Api.list, 0
+
+    def maintained(api: Api, resource: Resource, *, limit: int = 200) -> AsyncIterator[Json]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise ApiError(503, "ServiceUnavailable", "maintenance", retry_after=3600.0)
+        return whole(api, resource, limit=limit)
+
+    monkeypatch.setattr(mirror, "LAST_DELAY", 0.2)
+    monkeypatch.setattr(Api, "list", maintained)
+    async with hearing(kubeconfig) as namespaces, asyncio.timeout(20):
+        await namespaces.synced.wait()
+    assert asked == 2
+    assert bare_stage.tag
+
+
+@asynccontextmanager
+async def hearing(kubeconfig: Path) -> AsyncIterator[mirror.Mirror[Namespace]]:
+    """The mirror of namespaces at work."""
     configuration = Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
     async with Api(configuration) as api:
-        monkeypatch.setattr(Api, "watch", brief)
-        controller = Controller(api, protected=())
-        task = asyncio.create_task(controller.world.namespaces.run())
-        await controller.world.namespaces.synced.wait()
-        await asyncio.sleep(1.5)
-        task.cancel()
-        monkeypatch.setattr(Api, "watch", watch)
+        namespaces = Controller(api, protected=()).world.namespaces
+        task = asyncio.create_task(namespaces.run())
+        try:
+            yield namespaces
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
     await asyncio.sleep(0.1)
-    assert 1 <= len(asked) <= 3
-    assert bare_stage.tag

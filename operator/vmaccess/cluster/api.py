@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 MERGE_PATCH = "application/merge-patch+json"
 USER_AGENT = "vmaccess-operator"  # also the name of the field manager that our writes are recorded under
+UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError)  # a proxy's 200 need not be JSON
 WRITE_TIMEOUT = 30.0  # seconds for one request; a hanging one holds up nothing but its own namespace
 
 
@@ -146,7 +147,7 @@ class Api:
                 for line in lines:
                     if line:
                         yield orjson.loads(line)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except UNANSWERED as error:
             raise _unanswered(error) from error
         finally:
             response.close()
@@ -155,7 +156,7 @@ class Api:
         response = await self._request(method, path, **options)
         try:
             answer: Json = orjson.loads(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except UNANSWERED as error:
             raise _unanswered(error) from error
         finally:
             response.release()
@@ -189,7 +190,7 @@ class Api:
                 self.clock.heard(date)
             if response.status >= 400:
                 raise _refused(response, await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except UNANSWERED as error:
             raise _unanswered(error) from error
         return response
 
@@ -207,11 +208,12 @@ def _refused(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
         response.status,
         status.get("reason") or response.reason or "Unknown",
         status.get("message") or body[:500].decode(errors="replace"),
-        retry_after=float(wait) if wait.isdigit() else 0.0,
+        retry_after=float(wait) if wait.isdecimal() else 0.0,
         causes=causes,
     )
 
 
 def _unanswered(error: Exception) -> ApiError:
     reason = "Timeout" if isinstance(error, TimeoutError | asyncio.TimeoutError) else "Unreachable"
-    return ApiError(0, reason, str(error) or type(error).__name__)
+    text = f"the answer is not JSON: {error}" if isinstance(error, orjson.JSONDecodeError) else str(error)
+    return ApiError(0, reason, text or type(error).__name__)

@@ -32,6 +32,13 @@ async def load(settings: Settings) -> Configuration:
         raise NoCredentials(
             f"no usable credentials in {where}: {error}; give --kubeconfig or run in a pod with a ServiceAccount"
         ) from error
+    if not loaded.verify_ssl:
+        raise NoCredentials(
+            f"the kubeconfig skips the verification of {loaded.host} (insecure-skip-tls-verify), so the token would be "
+            f"sent to whoever answers: give certificate-authority-data instead"
+        )
+    if not loaded.host.startswith("https://") and (await bearer(loaded))[1]:
+        raise NoCredentials(f"the operator's token would be sent to {loaded.host} unencrypted: give an address with https")
     return loaded
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from vmaccess.cluster.api import Api, ApiError, Json
+from vmaccess.cluster.api import Api, ApiError, Json, Resource
 from vmaccess.cluster.mirror import Mirror
 from vmaccess.policy.children import (
     GRANT_LABEL,
@@ -65,7 +65,7 @@ class Executor:
         API server refused or did not answer; a refused write has then been replaced by what it gave as `instead`.
         """
         try:
-            await self._send(step, owner, insist=insist)
+            await self._send(step, owner, insist=insist, desperate=desperate)
         except ApiError as error:
             final = desperate or _for_good(error)
             if not isinstance(step, Delete) and step.instead is not None and final:
@@ -85,14 +85,14 @@ class Executor:
                 answered=_is_answered(error),
             ) from error
 
-    async def _send(self, step: Write, owner: OwnerId, *, insist: bool) -> None:
+    async def _send(self, step: Write, owner: OwnerId, *, insist: bool, desperate: bool) -> None:
         match step:
             case Create(kind=kind, namespace=namespace, name=name, content=content):
                 await self._create(kind, namespace, name, body(kind, owner, namespace, name, content))
             case Patch(child):
-                await self._patch(child, _changes(step, insist=insist and _has_an_owner(child)))
+                await self._patch(child, _changes(step, insist=insist and _has_an_owner(child)), desperate=desperate)
             case Delete(child, unchanged):
-                await self._delete(child, child.version if unchanged else None)
+                await self._delete(child, child.version if unchanged else None, desperate=desperate)
 
     async def _create(self, kind: Kind, namespace: str, name: str, whole: Json) -> None:
         mirror = self._mirrors[kind]
@@ -103,38 +103,44 @@ class Executor:
                 raise
             await self._refresh(mirror, namespace, name)
 
-    async def _patch(self, child: Child, changes: Json) -> None:
+    async def _patch(self, child: Child, changes: Json, *, desperate: bool) -> None:
         mirror = self._mirrors[child.kind]
         try:
             answer = await self._api.patch(mirror.resource.path(child.namespace, child.name), changes)
         except ApiError as error:
-            # The role of a RoleBinding may be what was not found.
-            gone = error.status == HTTPStatus.NOT_FOUND and error.message.startswith(mirror.resource.plural)
-            if error.status != HTTPStatus.CONFLICT and not gone:
-                raise
-            await self._refresh(mirror, child.namespace, child.name)
+            await self._look_again(mirror, child, error, desperate=desperate)
         else:
-            if _gone(answer):
+            if _is_last_state(answer):
                 mirror.forget((child.namespace, child.name), child.uid)
             else:
                 mirror.observe(answer)
 
-    async def _delete(self, child: Child, version: int | None) -> None:
+    async def _delete(self, child: Child, version: int | None, *, desperate: bool) -> None:
         mirror = self._mirrors[child.kind]
         try:
             answer = await self._api.delete(mirror.resource.path(child.namespace, child.name), uid=child.uid, version=version)
         except ApiError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
-                mirror.forget((child.namespace, child.name), child.uid)
-            elif error.status == HTTPStatus.CONFLICT:
-                await self._refresh(mirror, child.namespace, child.name)
-            else:
-                raise
+            await self._look_again(mirror, child, error, desperate=desperate)
         else:
             if answer.get("kind") == "Status" or not answer["metadata"].get("finalizers"):
                 mirror.forget((child.namespace, child.name), child.uid)
             else:
                 mirror.observe(answer)
+
+    async def _look_again(self, mirror: Mirror[Child], child: Child, error: ApiError, *, desperate: bool) -> None:
+        """See whether a refused write was overtaken; raises `error` where the object is what was decided on.
+
+        A webhook may refuse with 409 as well, and then it is no use to decide again.
+        """
+        if _is_gone(error, mirror.resource):
+            mirror.forget((child.namespace, child.name), child.uid)
+            return
+        if error.status != HTTPStatus.CONFLICT:
+            raise error
+        await self._refresh(mirror, child.namespace, child.name)
+        held = mirror.get((child.namespace, child.name))
+        if held is not None and held.uid == child.uid and (desperate or held.version == child.version):
+            raise error
 
     async def _refresh(self, mirror: Mirror[Child], namespace: str, name: str) -> None:
         """Read one object whose state is in doubt."""
@@ -142,7 +148,7 @@ class Executor:
         try:
             mirror.observe(await self._api.get(mirror.resource.path(namespace, name)))
         except ApiError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
+            if not _is_gone(error, mirror.resource):
                 raise
             if held is not None:
                 mirror.forget((namespace, name), held.uid)
@@ -171,7 +177,14 @@ def _has_an_owner(child: Child) -> bool:
     return child.marked_owner is not None or child.marked_preset is not None
 
 
-def _gone(answer: Json) -> bool:
+def _is_gone(error: ApiError, resource: Resource) -> bool:
+    """Whether the API server says that the object is not there. Not every 404 does: a webhook may deny with one, a proxy may
+    know no such path, and of a RoleBinding it may be the role that was not found.
+    """
+    return error.status == HTTPStatus.NOT_FOUND and error.message.startswith(resource.plural)
+
+
+def _is_last_state(answer: Json) -> bool:
     """Whether a patch was the last thing that held an object waiting to be deleted."""
     metadata = answer["metadata"]
     return "deletionTimestamp" in metadata and not metadata.get("finalizers")

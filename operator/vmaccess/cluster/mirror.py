@@ -1,7 +1,8 @@
 """A copy of one kind of object, kept by list and watch, that also notices what was deleted while no watch was up.
 
 kopf reports no deletion that fell into a gap of the watch, and its index is quadratic at start-up; here every (re)list is
-compared with what is held. Our own writes are fed back through `observe` and `forget`, so that a decision taken right
+compared with what is held. Should the cluster's data have been restored from a backup, the list is believed, as old as it is.
+Our own writes are fed back through `observe` and `forget`, so that a decision taken right
 after a write sees it; an older state that the watch still delivers is ignored.
 """
 
@@ -12,6 +13,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from vmaccess.cluster.api import Api, ApiError, Json, Resource
@@ -22,6 +24,7 @@ Key = tuple[str, str]  # namespace (empty for what is cluster-scoped) and name
 
 IDLE_LIMIT = 90.0  # seconds without an event or a bookmark (they come every minute) after which a watch counts as dead
 WATCH_SECONDS = 300
+FIRST_DELAY, LAST_DELAY = 0.5, 30.0  # seconds until it is listed again, doubled while no watch brings anything
 FORBIDDEN, GONE = 403, 410
 
 
@@ -41,6 +44,9 @@ OnChange = Callable[[Key, T | None, T | None], None]
 
 class Expired(Exception):
     """The resourceVersion is too old to watch from: list again."""
+
+    def __str__(self) -> str:
+        return "the watch has expired"
 
 
 class Mirror(Generic[T]):
@@ -90,44 +96,50 @@ class Mirror(Generic[T]):
 
     async def run(self) -> None:
         """List and watch for ever. Raises only what is a bug; a server that cannot be reached is asked again."""
-        delay = 0.5
+        delay = FIRST_DELAY
         while True:
+            listed = inf
             try:
                 version = await self._list()
-                delay = 0.5
+                listed = asyncio.get_running_loop().time()
                 self.synced.set()
                 while True:
                     version = await self._watch(version)
-            except Expired:
-                log.info("%s: the watch has expired, listing again", self.resource.plural)
-            except ApiError as error:
-                pause = max(error.retry_after, delay) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                hint = "; are the operator's rights (deploy/kustomize/rights.yaml) applied?" if error.status == FORBIDDEN else ""
-                log.warning("%s: listing again in %.1f s: %s%s", self.resource.plural, pause, error, hint)
+            except (Expired, ApiError) as error:
+                if self.heard_at > listed:
+                    delay = FIRST_DELAY
+                wish = error.retry_after if isinstance(error, ApiError) else 0.0
+                pause = max(min(wish, LAST_DELAY), delay) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                level = logging.WARNING if isinstance(error, ApiError) else logging.INFO
+                log.log(level, "%s: listing again in %.1f s: %s%s", self.resource.plural, pause, error, _hint(error))
                 await asyncio.sleep(pause)
-                delay = min(delay * 2, 30.0)
+                delay = min(delay * 2, LAST_DELAY)
 
     async def _list(self) -> str:
         seen: set[Key] = set()
         uids: set[str] = set()
-        version = "0"
+        version, restored = "0", False
+        self._deleted.clear()  # a list that begins now shows what is there: should one of them be, it is not deleted
         try:
             async for page in self._api.list(self.resource):
                 version = page["metadata"]["resourceVersion"]
+                if not restored and int(version) < self._known_to:
+                    restored = True
+                    log.warning("%s: the cluster's data is older than what was seen of it: it is read anew", self.resource.plural)
                 for raw in page["items"]:
                     key = _key(raw)
                     uids.add(raw["metadata"]["uid"])
                     seen.add(key)
-                    self._put(key, raw)
+                    self._put(key, raw, whatever_is_held=restored)
                 self._heard()
         except ApiError as error:
             if error.status == GONE:
                 raise Expired from error
             raise
         self._deleted &= uids
-        for key in [key for key, held in self._held.items() if key not in seen and held.version <= int(version)]:
+        for key in [key for key, held in self._held.items() if key not in seen and (restored or held.version <= int(version))]:
             self._drop(key)
-        self._known_to = max(self._known_to, int(version))
+        self._known_to = int(version)
         return version
 
     async def _watch(self, version: str) -> str:
@@ -136,8 +148,8 @@ class Mirror(Generic[T]):
         try:
             async with asyncio.timeout(IDLE_LIMIT) as limit:
                 async for event in stream:
-                    limit.reschedule(self._heard() + IDLE_LIMIT)
                     version = self._take(event)
+                    limit.reschedule(self._heard() + IDLE_LIMIT)
         except TimeoutError:
             log.info("%s: nothing heard for %.0f s, watching anew", self.resource.plural, IDLE_LIMIT)
         except ApiError as error:
@@ -174,11 +186,12 @@ class Mirror(Generic[T]):
             self._on_end(last)
         self._drop(key)
 
-    def _put(self, key: Key, raw: Json) -> T | None:
+    def _put(self, key: Key, raw: Json, *, whatever_is_held: bool = False) -> T | None:
         meta: dict[str, Any] = raw["metadata"]
         old = self._held.get(key)
         # Comparing resourceVersions as numbers is promised since Kubernetes 1.35 and was true of etcd before.
-        if meta["uid"] in self._deleted or (old is not None and old.version >= int(meta["resourceVersion"])):
+        newer = whatever_is_held or old is None or old.version < int(meta["resourceVersion"])
+        if not newer or meta["uid"] in self._deleted:
             return old
         new = self._project(raw, old)
         if new is None:
@@ -197,6 +210,11 @@ class Mirror(Generic[T]):
     def _heard(self) -> float:
         self.heard_at = asyncio.get_running_loop().time()
         return self.heard_at
+
+
+def _hint(error: Exception) -> str:
+    forbidden = isinstance(error, ApiError) and error.status == FORBIDDEN
+    return "; are the operator's rights (deploy/kustomize/rights.yaml) applied?" if forbidden else ""
 
 
 def _key(raw: Json) -> Key:
