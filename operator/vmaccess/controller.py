@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.events import Events
-from vmaccess.cluster.executor import MAX_STEPS, PATIENCE, Executor, WriteFailed
+from vmaccess.cluster.executor import DESPERATE, MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import OK, WorkQueue
 from vmaccess.cluster.world import World
 from vmaccess.deciding import Decider
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 OVER_GRACE = 5.0  # seconds for which all else waits at the start for the end of what is over
 ASKED_AGAIN = 0.05  # seconds after which the answer that another key waits for should be there
-DESPERATE = 4  # failures, some four seconds, after which the next best is done to take away what should be gone
 UNUSED_SEEN = 0.5  # seconds after the end of a binding in which a shared ClusterRole is looked at: it may be the last one
 LEAVERS_GONE_AT_LAST = 1.0  # the same where no change to a binding tells that it is time
 LEAVERS_GONE = 0.05  # seconds after which a ClusterRole that waits for bindings is looked at again
@@ -61,7 +60,7 @@ class Controller:
         self.timing = Timing(api, self.world, self.wake)
         self._shared = SharedRoles(self.world, self._executor, self.queue, self.wake, self.timing)
         self._on_their_way = OnTheirWay()
-        self._decider = Decider(self.world, self.queue, self._shared, self._on_their_way, self._protected)
+        self._decider = Decider(self.world, self.queue, self._shared, self._on_their_way, self._ownership, self._protected)
         self._delivery = Delivery(api, self.world, self.queue, self._executor, self.timing, self._protected, offer)
         self._reporter = Reporter(api, self.world, self.events, self._shared, self.timing, self._delivery)
         self.departed = Departed(self.world, self._ownership, self._executor, self.queue, self.events)
@@ -87,17 +86,18 @@ class Controller:
         """A new spec or a deletion concerns everything; somebody else's write to the status only the status."""
         if (changed := new or old) is None:
             return
-        if new is not None:
-            self.timing.watch(new)
-        else:
-            self.timing.forget(changed.id.name)
-        if not self.started:
-            return
-        if (
+        status_only = (
             old is not None
             and new is not None
             and (old.id, old.generation, old.deletion, old.rotation) == (new.id, new.generation, new.deletion, new.rotation)
-        ):
+        )
+        if new is None:
+            self.timing.forget(changed.id.name)
+        elif not status_only:  # else what is due would be taken off: the status may be the first to tell that the time has come
+            self.timing.watch(new)
+        if not self.started:
+            return
+        if status_only and new is not None:
             progress = self._progress.get(changed.id.name)
             if progress is None or progress.written != new.told:
                 self.queue.add(Key(Part.STATUS, changed.id.name))
@@ -236,7 +236,9 @@ class Controller:
             return
         grant = self.world.grant(key.grant)
         if grant is None:
-            if self._progress.pop(key.grant, None) is not None:
+            if (last := self._progress.pop(key.grant, None)) is not None:
+                for namespace in last.namespaces:
+                    self.queue.forget(Key(Part.NAMESPACE, key.grant, namespace))  # what has failed was something else
                 self._reporter.forget(key.grant)
                 self._delivery.forget(key.grant)
                 self._shared.check()
@@ -247,7 +249,9 @@ class Controller:
         elif (progress := self._progress.get(key.grant)) is not None and self._is_about(progress, grant):
             work = {Part.STATUS: self._report, Part.KUBECONFIG: self._deliver}.get(key.part, self._settle)
             await work(key, progress)
-        else:  # the grant itself waits in the queue, and whatever is to be done follows from it
+        else:  # whatever is to be done follows from the grant itself
+            if progress is not None:
+                self.wake(key.grant)  # should it not wait in the queue already
             self.queue.forget(key)
             self._delivery.doubt(key)
 
@@ -292,6 +296,7 @@ class Controller:
             failing, urgent = known is not None and known.reason is not None, takes_away(decision.step)
             alike = not urgent or (known is not None and known.reason is Reason.REVOCATION_FAILED)
             if not (failing and alike and self.queue.failures(key)):  # else its back-off goes on
+                self.queue.forget(key)
                 self.queue.add(key, urgent=urgent)
             if failing:
                 return  # it stays failed until a try succeeds
@@ -412,6 +417,8 @@ class Controller:
     def _tell(self, progress: Progress) -> None:
         """Have the status written, now or when it is time."""
         key = Key(Part.STATUS, progress.grant.id.name)
+        if self._progress.get(key.grant) is not progress:
+            return  # it is over, and what comes after it tells by itself
         if progress.unsettled and self.queue.comes_back(key, within=TOLD):
             return
         if (wait := self._reporter.due_in(progress)) > 0:

@@ -10,6 +10,7 @@ from vmaccess.cluster.world import World
 from vmaccess.departed import REVOKE_GRACE
 from vmaccess.keys import Key, Part
 from vmaccess.ontheirway import OnTheirWay
+from vmaccess.ownership import Ownership
 from vmaccess.policy.access import Access, is_ready
 from vmaccess.policy.children import BindingContent, GrantId, Kind, PresetId, RoleContent, Whose
 from vmaccess.policy.cluster_role import Bindings
@@ -36,10 +37,16 @@ class Decider:
     """Decides for one grant at one place at a time, and has the grant looked at again when a wait is over."""
 
     def __init__(
-        self, world: World, queue: WorkQueue[Key], shared: SharedRoles, on_their_way: OnTheirWay, protected: Globs
+        self,
+        world: World,
+        queue: WorkQueue[Key],
+        shared: SharedRoles,
+        on_their_way: OnTheirWay,
+        ownership: Ownership,
+        protected: Globs,
     ) -> None:
         self._world, self._queue, self._shared, self._on_their_way = world, queue, shared, on_their_way
-        self._protected = protected
+        self._ownership, self._protected = ownership, protected
         self._roles_alone = ClusterSide(world.cluster_role)
 
     def decide(self, progress: Progress, key: Key) -> Decision:
@@ -50,6 +57,8 @@ class Decider:
             account = self._world.account(*where)
             return decide_account(grant, progress.intent, where, namespace, self._protected, account, self._is_alive)
         observed = [child for child in self._world.related(key.grant, key.namespace) if child.kind is not Kind.SERVICE_ACCOUNT]
+        if revoked := self._ownership.revoked(key.grant):
+            observed = [child.owned_by(revoked) for child in observed]
         if key.part is Part.CLUSTER_ROLE:
             settled = not self._on_their_way.is_stale(progress)
             bindings = Bindings(self._world.related_bindings(key.grant), partial(self._stays, grant), settled=settled)

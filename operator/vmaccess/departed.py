@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from vmaccess.cluster.events import Events
-from vmaccess.cluster.executor import MAX_STEPS, Executor, WriteFailed
+from vmaccess.cluster.executor import DESPERATE, MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
@@ -52,7 +52,9 @@ class Departed:
             return
         owners = {uid for child in related for uid in child.end(past.revoked) if uid not in past.left}
         if owners - past.gone:
-            if not await self._ownership.confirm(name, owners):
+            if await self._ownership.confirm(name, owners):
+                self._queue.forget(key)
+            else:
                 self._queue.retry(key)  # the mirror is behind; it will bring this grant
             namespaces = {child.namespace for child in related}
             log.info("%s: the grant is gone, removing its children in %d namespaces", name, len(namespaces))
@@ -81,9 +83,9 @@ class Departed:
             self._queue.forget(key)
             self._queue.add(Key(Part.GRANT, key.grant), urgent=True)
             return
-        for _ in range(MAX_STEPS):
+        for tried in range(MAX_STEPS):
             if key.part is Part.ACCOUNT and any(
-                child.kind is Kind.ROLE_BINDING and child.end(past.revoked) & past.gone
+                child.kind is Kind.ROLE_BINDING and child.end(past.revoked) & past.gone and self._will_go(_key(key.grant, child))
                 for child in self._world.related(key.grant)
             ):
                 self._queue.put_off(key, BINDINGS_FIRST)
@@ -92,8 +94,13 @@ class Departed:
             if not isinstance(step, Write):
                 self._queue.forget(key)
                 return
-            await self._executor.write(step, GrantId(key.grant, ""))
+            desperate = self._queue.failures(key) >= DESPERATE
+            await self._executor.write(step, GrantId(key.grant, ""), insist=tried >= PATIENCE, desperate=desperate)
         self._queue.retry(key)
+
+    def _will_go(self, key: Key) -> bool:
+        """Whether it is worth to wait for: rather kill the tokens than wait for a binding that fails or hangs."""
+        return not (self._queue.failures(key) or self._queue.hangs(key))
 
     def _here(self, key: Key) -> list[Child]:
         here = self._world.related(key.grant, key.namespace)

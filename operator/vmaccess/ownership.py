@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
@@ -49,6 +49,10 @@ class Ownership:
     def past(self, name: str) -> Past:
         """What is known of earlier grants of this name."""
         return self._past.setdefault(name, Past())
+
+    def revoked(self, name: str) -> Set[str]:
+        """Uids of those earlier grants of this name whose children are to go, by whatever mark."""
+        return past.revoked if (past := self._past.get(name)) is not None else frozenset()
 
     def forget(self, name: str) -> None:
         """Nothing is left of any grant of this name."""

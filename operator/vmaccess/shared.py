@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from vmaccess.cluster.executor import MAX_STEPS, PATIENCE, Executor, WriteFailed
+from vmaccess.cluster.executor import DESPERATE, MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import WorkQueue
 from vmaccess.cluster.world import World
 from vmaccess.keys import Key, Part
@@ -26,7 +26,6 @@ from vmaccess.timing import Timing
 
 log = logging.getLogger(__name__)
 
-DESPERATE = 4  # failures after which the next best is done to take away what should be gone
 NAMES = {PresetId(preset).child_name: preset for preset in PRESETS}
 
 

@@ -252,6 +252,20 @@ async def test_whether_a_key_comes_back_soon() -> None:
     assert not queue.comes_back(A, within=60), "it is there already"
 
 
+async def test_what_waits_behind_work_that_hangs_counts_as_hanging_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who would rather not wait for one that hangs must not wait for a hundred behind it either."""
+    monkeypatch.setattr(module, "OVERDUE", 0.01)
+    queue: WorkQueue[Key] = WorkQueue(32)
+    keys = [Key(str(number), place="slow") for number in range(9)]
+    queue.add(keys[0])
+    assert not queue.hangs(keys[0]), "it is its turn"
+    for each in keys[1:]:
+        queue.add(each)
+    await take(queue, 8)
+    assert await nothing(queue, 0.05)
+    assert [each for each in keys if not queue.hangs(each)] == []
+
+
 async def test_a_place_that_comes_anew_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OVERDUE", 0.01)
     queue: WorkQueue[Key] = WorkQueue(32)
@@ -352,6 +366,23 @@ async def test_what_is_urgent_stays_so_when_it_fails_or_has_to_wait() -> None:
     queue.add(C)
     await asyncio.sleep(0.4)
     assert (await drain(queue))[-1] == C
+
+
+async def test_what_becomes_urgent_while_it_is_worked_on_is_so_when_it_fails() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add(A)
+    await take(queue, 1)
+    queue.add(A, urgent=True)
+    queue.covered(A)
+    queue.retry(A)
+    queue.done(A)
+    for each in (B, C):
+        queue.add(each)
+    await asyncio.sleep(0.4)
+    assert await drain(queue) == [A, B, C]
+    queue.add(A)
+    queue.add(B, urgent=True)
+    assert await drain(queue) == [B, A], "and not for ever"
 
 
 async def test_a_plain_add_takes_no_urgency_from_what_is_to_come_back() -> None:

@@ -19,6 +19,7 @@ from tests.faults.test_crash import is_ready, until, user
 from tests.stage import GRANTS, Json, Stage, Who
 from vmaccess.cluster.api import ApiError, Resource
 from vmaccess.controller import Controller
+from vmaccess.keys import Key, Part
 
 ANN, EVE = Who("ann"), Who("eve")
 
@@ -146,6 +147,87 @@ async def test_whoever_keeps_changing_a_binding_does_not_keep_a_right(kubeconfig
         await until(lambda: is_ready(stage, name), "ready")
         assert stage.views(ANN, namespace)
     assert count > 1, "the patch was really made to fail"
+
+
+async def test_whoever_keeps_changing_what_he_holds_does_not_outlive_the_grant(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage = bare_stage
+    namespace = stage.namespace()
+    flood, count, held = asyncio.Event(), 0, {"finalizers": ["example.com/mine"]}
+
+    async def plan(request: Request, send: Send) -> Json:
+        nonlocal count
+        if request.method in ("PATCH", "DELETE") and "/rolebindings/" in request.path and flood.is_set():
+            count += 1
+            path = request.path.split("?")[0]
+            await do(stage.request, "PATCH", path, {"metadata": held | {"annotations": {"n": str(count)}}}, expect=None)
+        return await send()
+
+    stage.cluster.stop_controller_manager()
+    try:
+        async with running(kubeconfig, plan):
+            name = await do(stage.grant, {"subjects": [user("eve")], "namespaces": [namespace]})
+            await until(lambda: is_ready(stage, name), "ready")
+            flood.set()
+            await do(stage.request, "PATCH", stage.path("rolebindings", namespace, f"vmaccess:{name}"), {"metadata": held})
+            await do(stage.delete, name)
+            await until(lambda: not stage.views(EVE, namespace), "eve to lose access")
+    finally:
+        stage.cluster.start_controller_manager()
+    assert count > 1, "the patch was really made to fail"
+
+
+async def test_a_stripped_owner_does_not_save_what_an_earlier_grant_of_the_name_gave(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage, refusing = bare_stage, False
+    one, two = stage.namespace(), stage.namespace()
+
+    async def plan(request: Request, send: Send) -> Json:
+        if refusing and request.method == "DELETE" and f"/{two}/rolebindings/" in request.path:
+            raise ApiError(500, "InternalError", "failed calling webhook")
+        return await send()
+
+    stage.cluster.stop_controller_manager()
+    try:
+        async with running(kubeconfig, plan):
+            name = await do(stage.grant, {"subjects": [user("eve")], "namespaces": [one, two]}, "again")
+            await until(lambda: is_ready(stage, name), "ready")
+            refusing = True
+            await do(stage.delete, name)
+            await do(stage.grant, {"subjects": [user("ann")], "namespaces": [one]}, "again")
+            await until(lambda: "RevocationFailed" in str(stage.get(name).get("status")), "the failure to be told")
+            for kind in ("rolebindings", "roles"):
+                path = stage.path(kind, two, f"vmaccess:{name}")
+                stage.request("PATCH", path, {"metadata": {"ownerReferences": None}}, expect=None)
+            await asyncio.sleep(1)
+            assert stage.views(EVE, two)
+            assert not is_ready(stage, name)
+            refusing = False
+            await until(lambda: not stage.views(EVE, two), "eve to lose access")
+            await until(lambda: is_ready(stage, name) and stage.views(ANN, one), "ready")
+    finally:
+        stage.cluster.start_controller_manager()
+
+
+async def test_a_revocation_does_not_wait_as_long_as_what_failed_before_it(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage, pushed_back = bare_stage, 0
+    one = stage.namespace()
+
+    async def plan(request: Request, send: Send) -> Json:
+        nonlocal pushed_back
+        if request.method == "POST" and f"/{one}/rolebindings" in request.path:
+            raise ApiError(403, "Forbidden", "quota")
+        if request.method == "DELETE" and f"/{one}/roles/" in request.path and not pushed_back:
+            pushed_back += 1
+            raise ApiError(429, "TooManyRequests", "slow down")
+        return await send()
+
+    async with running(kubeconfig, plan) as (controller, _):
+        spec = {"subjects": [user("eve")], "namespaces": [one]}
+        name = await do(stage.grant, spec)
+        await until(lambda: "quota" in str(stage.get(name).get("status")), "the failure to be told")
+        controller.queue._failures[Key(Part.NAMESPACE, name, one)] = 9  # as after some minutes
+        await do(stage.respec, name, {**spec, "suspend": True})
+        await until(lambda: not stage.children(name), "all to be gone")
+    assert pushed_back
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -13,8 +13,8 @@ import pytest
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
-from tests.faults.faulty import FaultyApi, Plan, at_work, untouched
-from tests.stage import Json, Stage, Who
+from tests.faults.faulty import FaultyApi, Plan, Request, Send, at_work, untouched
+from tests.stage import GRANTS, Json, Stage, Who
 from vmaccess.cluster.api import Api
 from vmaccess.cluster.clock import Clock
 from vmaccess.controller import Controller
@@ -171,5 +171,43 @@ async def test_the_end_does_not_wait_for_an_answer(
 
             monkeypatch.setattr(api, "ask_time", silent)
         await shown(stage, name, "Granted")
+        await shown(stage, name, "Expired")
+        assert not await views(stage, namespace)
+
+
+async def test_an_end_that_a_status_is_the_first_to_tell_of_is_not_missed(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage, namespace, answered = bare_stage, bare_stage.namespace(), asyncio.Event()
+    end = int(datetime.now(UTC).timestamp()) + 5
+
+    async def at(moment: float) -> None:
+        await asyncio.sleep(max(moment - datetime.now(UTC).timestamp(), 0.0))
+
+    async def plan(request: Request, send: Send) -> Json:
+        now = datetime.now(UTC).timestamp()
+        if end - 1.5 < now < end + 0.5:
+            if request.method != "PATCH" or not request.path.endswith("/status"):
+                await answered.wait()
+            await at(end + 0.01)
+        answer = await send()
+        if request.path.endswith("/status") and now > end - 1.5:
+            answered.set()
+        return answer
+
+    name = stage.grant(spec(namespace, expirationTime=datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+    async with running(kubeconfig, Steps(), plan):
+        await shown(stage, name, "Granted")
+        await at(end - 1)
+        stage.request("PATCH", f"{GRANTS}/{name}/status", {"status": {"namespaces": {"summary": "9/9"}}})
+        await answered.wait()
+        await shown(stage, name, "Expired")
+        assert not await views(stage, namespace)
+
+
+async def test_who_writes_into_the_status_that_it_has_expired_ends_it(kubeconfig: Path, bare_stage: Stage) -> None:
+    stage, namespace = bare_stage, bare_stage.namespace()
+    name = stage.grant(spec(namespace, expirationTime=rfc(HOUR)))
+    async with running(kubeconfig, Steps()):
+        await shown(stage, name, "Granted")
+        stage.request("PATCH", f"{GRANTS}/{name}/status", {"status": {"expiredGeneration": 1}})
         await shown(stage, name, "Expired")
         assert not await views(stage, namespace)

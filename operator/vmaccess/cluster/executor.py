@@ -26,6 +26,7 @@ from vmaccess.policy.steps import Create, Delete, Patch, Write
 
 MAX_STEPS = 12  # writes in one go before what keeps changing under us goes to the end of the queue
 PATIENCE = 3  # writes that may fail because somebody else was faster, before ours no longer minds
+DESPERATE = 4  # failures, some four seconds, after which the next best is done to take away what should be gone
 
 log = logging.getLogger(__name__)
 

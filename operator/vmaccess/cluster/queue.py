@@ -109,6 +109,7 @@ class WorkQueue(Generic[K]):
         self._at: Counter[tuple[int, str]] = Counter()  # how many are worked on at a place
         self._slow: set[tuple[int, str]] = set()  # places where work hangs, or the last did
         self._again: dict[K, bool] = {}  # added while worked on; the value is whether it is urgent
+        self._raised: set[K] = set()  # those of them that became urgent, which who works on them has seen
         self._timers: dict[K, tuple[asyncio.TimerHandle, bool]] = {}  # with whether it will be urgent
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()  # there may be something to hand out
@@ -123,8 +124,8 @@ class WorkQueue(Generic[K]):
         return key in self._working or key in self._hanging
 
     def hangs(self, key: K) -> bool:
-        """Whether the key has been worked on for longer than a request should take."""
-        return key in self._hanging
+        """Whether the key has been worked on for longer than a request should take, or waits at a place where others have."""
+        return key in self._hanging or (key in self._waiting and key not in self._since)
 
     @property
     def in_flight(self) -> int:
@@ -177,7 +178,7 @@ class WorkQueue(Generic[K]):
     def put_off(self, key: K, seconds: float) -> None:
         """Have the key, which is being worked on, worked on again in a while: as urgently as now."""
         lane, _ = self._working.get(key) or self._hanging.get(key) or (1, 0.0)
-        self.add_after(key, seconds, urgent=lane == 0)
+        self.add_after(key, seconds, urgent=lane == 0 or key in self._raised)
 
     def retry(self, key: K, *, at_least: float = 0.0) -> tuple[float, int]:
         """Have the key worked on after its back-off; returns that delay in seconds, and how often it has failed by now.
@@ -192,8 +193,12 @@ class WorkQueue(Generic[K]):
         return delay, failures + 1
 
     def covered(self, key: K) -> None:
-        """What the key was added for until now is seen by who works on it just now: it need not come back for that."""
-        self._again.pop(key, None)
+        """What the key was added for until now is seen by who works on it just now: it need not come back for that.
+
+        Had it become urgent, it stays so should it fail.
+        """
+        if self._again.pop(key, False):
+            self._raised.add(key)
 
     def forget_place(self, place: str) -> None:
         """The place is gone; should one of that name come, nothing is known of how fast it is."""
@@ -243,6 +248,7 @@ class WorkQueue(Generic[K]):
             self.level.pushed_back(since, now)
         elif status == OK:
             self.level.answered()
+        self._raised.discard(key)
         urgent = self._again.pop(key, None)
         if urgent is not None:
             self.add(key, urgent=urgent)

@@ -259,6 +259,17 @@ class Child:
         label = self.marked_label if self.kind is not Kind.SERVICE_ACCOUNT else None
         return ends | {mark.uid for mark in (label, self.remembered_grant) if mark is not None and mark.uid in revoked}
 
+    def owned_by(self, revoked: Collection[str]) -> Child:
+        """This child as it is to be judged where the grants with these uids are gone, and were not orphaned: whoever strips its
+        ownerReference does not set it free.
+        """
+        if self.marked_owner is not None:
+            return self
+        for mark in (self.marked_label, self.remembered_grant):
+            if mark is not None and mark.uid in revoked:
+                return replace(self, owners=(*self.owners, Owner(GROUP, KIND, mark.name, mark.uid, controller=True, blocks=True)))
+        return self
+
     def relates_to(self) -> frozenset[str]:
         """Names of the grants that this object may have to do with: by name, by label, by ownerReference, a binding by
         its roleRef as well: who binds our roles to others shares what we write into them.
