@@ -60,7 +60,7 @@ class Events:
             return
         self._told[key] = now
         self._told.move_to_end(key)
-        if len(self._told) > MAX_REMEMBERED:
+        while len(self._told) > MAX_REMEMBERED or now - next(iter(self._told.values())) >= QUIET:
             self._told.popitem(last=False)
         self.tell(grant, kind, reason, note)
 
