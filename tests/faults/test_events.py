@@ -29,7 +29,9 @@ async def posting(kubeconfig: Path, plan: Plan) -> AsyncIterator[Events]:
         yield Events(api)
 
 
-async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost(kubeconfig: Path, bare_stage: Stage) -> None:
+async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost(
+    kubeconfig: Path, bare_stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     stage, grant = bare_stage, GrantId(bare_stage.unique("gone"), "uid")
     now = most = 0
 
@@ -45,6 +47,7 @@ async def test_of_very_many_events_few_are_on_their_way_at_once_and_none_is_lost
         for number in range(10 * AT_ONCE):
             several.tell(grant, "Normal", "Tested", f"number {number}")
         await several.drain()
+    assert not caplog.records
     assert most == AT_ONCE
     assert len(told(stage, grant.name)) == 10 * AT_ONCE
 

@@ -26,9 +26,18 @@ NAMESPACE, SERVICE_ACCOUNT = "vmaccess-system", "vmaccess-operator"
 
 
 def install(cluster: Cluster, kustomize: Path = KUSTOMIZE) -> None:
-    """Apply everything that is shipped and return when grants are served and their children would be collected."""
+    """Apply everything that is shipped; return when grants are served, their children collected and the rights in force."""
     cluster.apply(kustomize)
     cluster.wait_for_garbage_collector("vmaccess.dev", "vmaccessgrants")
+    wait_until(lambda: _may_post_events(cluster), "the operator's rights to be in force")
+
+
+def _may_post_events(cluster: Cluster) -> bool:
+    """The authorizer hears of new rights a moment later, on a busy machine a long one."""
+    events = {"verb": "create", "group": "events.k8s.io", "resource": "events", "namespace": "default"}
+    review = {"spec": {"user": f"system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}", "resourceAttributes": events}}
+    _, answer = cluster.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
 
 
 @contextmanager
