@@ -117,6 +117,7 @@ async def test_a_long_converge_shows_how_far_it_is_and_not_every_step(kubeconfig
     async with running(kubeconfig, plan, max_in_flight=4):
         name = await asyncio.to_thread(stage.grant, spec_for(namespaces))
         await until(lambda: is_ready(stage, name), "ready")
+        await until(lambda: told[-1][1] == 40, "the answer to come back to who wrote it")
     counts = [ready for _, ready in told]
     assert counts == sorted(set(counts)), "each tells of more than the one before"
     assert counts[-1] == 40
