@@ -149,8 +149,9 @@ async def _usable(api: Api, stop: asyncio.Event) -> bool:
             check.result()
         return check.done()
     finally:
-        check.cancel()
-        stopping.cancel()
+        for task in (check, stopping):
+            task.cancel()
+        await asyncio.gather(check, stopping, return_exceptions=True)
 
 
 async def _check(api: Api) -> None:

@@ -115,11 +115,6 @@ async def test_a_server_that_ends_each_watch_at_once_is_not_asked_all_the_time(
     assert bare_stage.tag
 
 
-def status(code: int) -> ApiError:
-    """An answer that refuses a watch."""
-    return ApiError(code, "Expired" if code == 410 else "InternalError", "no")
-
-
 @pytest.mark.parametrize("code", [410, 500])
 async def test_a_server_that_refuses_each_watch_is_listed_ever_less_often(
     kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch, code: int
@@ -128,7 +123,7 @@ async def test_a_server_that_refuses_each_watch_is_listed_ever_less_often(
     whole = Api.list
 
     async def refused(*_: object, **__: object) -> AsyncGenerator[Json, None]:
-        raise status(code)
+        raise ApiError(code, "Expired" if code == 410 else "InternalError", "no")
         yield {}
 
     def counted(api: Api, resource: Resource, *, limit: int = 200) -> AsyncIterator[Json]:
