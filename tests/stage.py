@@ -96,9 +96,9 @@ class Stage:
 
     def respec(self, name: str, spec: Json) -> int:
         """Replace the whole spec of a grant; returns the new generation."""
-        current = self.request("GET", f"{GRANTS}/{name}")
-        current["spec"] = spec
-        generation: int = self.request("PUT", f"{GRANTS}/{name}", current)["metadata"]["generation"]
+        patch = [{"op": "replace", "path": "/spec", "value": spec}]  # a PUT would meet the statuses written meanwhile
+        changed = self.request("PATCH", f"{GRANTS}/{name}", patch, content_type="application/json-patch+json")
+        generation: int = changed["metadata"]["generation"]
         return generation
 
     def delete(self, name: str, cascade: str = "Background") -> None:

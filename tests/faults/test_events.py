@@ -90,21 +90,31 @@ async def test_whatever_goes_wrong_with_one_event_the_others_are_posted(kubeconf
     assert len(told(stage, grant.name)) == 2 * AT_ONCE
 
 
-async def test_where_no_event_is_taken_those_that_wait_have_an_end(
+async def test_where_no_event_is_taken_those_that_wait_have_an_end_and_end_with_the_process(
     kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(events, "MAX_WAITING", 20)
     monkeypatch.setattr(events, "DRAIN", 0.1)
     grant = GrantId(bare_stage.unique("gone"), "uid")
+    in_flight = 0
 
     async def plan(_: Request, send: Send) -> Json:
-        await asyncio.Event().wait()
-        return await send()
+        nonlocal in_flight
+        in_flight += 1
+        try:
+            await asyncio.Event().wait()
+            return await send()
+        finally:
+            in_flight -= 1
 
     async with posting(kubeconfig, plan) as several:
         for number in range(21):
             several.tell(grant, "Normal", "Tested", f"number {number}")
         await several.drain()
+        assert in_flight == AT_ONCE
+        await several.close()
+        await asyncio.sleep(0.01)
+        assert not in_flight
     logged = [record.message for record in caplog.records]
     assert [line for line in logged if "too many others" in line]
-    assert [line for line in logged if f"{20 - AT_ONCE} Events were not posted" in line]
+    assert [line for line in logged if "20 Events were not posted" in line]

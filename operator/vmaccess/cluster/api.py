@@ -150,6 +150,8 @@ class Api:
         except UNANSWERED as error:
             raise _unanswered(error) from error
         finally:
+            if response.connection is not None and response.connection.transport is not None:
+                response.connection.transport.abort()  # a TLS farewell is for those who read to the end, and nobody awaits it
             response.close()
 
     async def _json(self, method: str, path: str, **options: Any) -> Json:

@@ -68,8 +68,17 @@ class Events:
         """Wait until all that was told has been posted, or for as long as a process that ends may."""
         if self._posting:
             await asyncio.wait(self._posting, timeout=DRAIN)
-        if self._waiting:
-            log.warning("%d Events were not posted: no answer came within %.0f s", len(self._waiting), DRAIN)
+
+    async def close(self) -> None:
+        """Give up what has not been posted: the client is about to close, and a later request would open it anew."""
+        unposted = len(self._waiting) + len(self._posting)
+        self._waiting.clear()
+        for task in (posting := tuple(self._posting)):
+            task.cancel()
+        await asyncio.gather(*posting, return_exceptions=True)
+        self._posting.clear()  # one that had not begun does not leave by itself
+        if unposted:
+            log.warning("%d Events were not posted before the end", unposted)
 
     async def _post(self) -> None:
         try:
