@@ -7,6 +7,7 @@ finalizer and an annotation holding a copy of the spec), and it never reports wh
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import random
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 # Used for peering, which is off. Without it kopf asks for the user's name, and a uid without a passwd entry ends the process.
 KOPF_IDENTITY: Any = "vmaccess-operator"
+KOPF_HOME = os.path.dirname(kopf.__file__) + os.sep
 
 PASSING = ("start",)  # tasks that are meant to end
 FIRST_PAUSE, LAST_PAUSE = 1.0, 15.0  # seconds between two tries of what must come right sooner or later
@@ -55,14 +57,17 @@ async def run(settings: Settings, stop: asyncio.Event, *, obey_signals: Callable
             if not await _usable(api, stop):
                 return
             work: dict[str, Coroutine[Any, Any, None]] = {
-                "kopf": _kopf(controller, config, stop, obey_signals),
+                "kopf": _kopf(controller, config, obey_signals),
                 "start": controller.start(),
                 **{f"mirror of {mirror.resource.plural}": mirror.run() for mirror in controller.world.mirrors},
                 "timing": controller.timing.run(),
                 "work": controller.work(),
             }
-            await _supervise(work, stop)
-            await controller.events.drain()
+            try:
+                await _supervise(work, stop)
+                await controller.events.drain()
+            finally:
+                await controller.events.close()
 
 
 def _own_server(config: Configuration) -> str | None:
@@ -70,7 +75,7 @@ def _own_server(config: Configuration) -> str | None:
     return config.host if IN_POD not in os.environ and config.host.startswith("https://") else None
 
 
-async def _kopf(controller: Controller, config: Configuration, stop: asyncio.Event, obey_signals: Callable[[], None]) -> None:
+async def _kopf(controller: Controller, config: Configuration, obey_signals: Callable[[], None]) -> None:
     """kopf, once everything has been read: until then it would only wake what is not there yet.
 
     It ends by faults that the mirrors wait out, such as an API server that answers 503 for 20 seconds; then it is started again,
@@ -79,20 +84,18 @@ async def _kopf(controller: Controller, config: Configuration, stop: asyncio.Eve
     await controller.world.synced()
     pauses, refused = _pauses(), 0
     while True:
-        ready, began = asyncio.Event(), loop_time()
-        signals = asyncio.create_task(_then(ready, obey_signals))
+        began = loop_time()
         try:
-            await kopf.operator(
+            tasks = await kopf.spawn_tasks(
                 registry=_registry(controller, config),
                 settings=_kopf_settings(),
                 clusterwide=True,
                 standalone=True,
                 identity=KOPF_IDENTITY,
-                ready_flag=ready,
-                stop_flag=stop,
             )
-        except Exception as error:
             obey_signals()
+            await kopf.run_tasks(tasks, ignored=_AllButKopfs())
+        except Exception as error:
             refused = refused + 1 if isinstance(error, kopf.LoginError) else 0
             if refused >= LOGINS:
                 raise
@@ -103,13 +106,18 @@ async def _kopf(controller: Controller, config: Configuration, stop: asyncio.Eve
             await asyncio.sleep(pause)
         else:
             return
-        finally:
-            signals.cancel()
 
 
-async def _then(event: asyncio.Event, action: Callable[[], None]) -> None:
-    await event.wait()
-    action()
+class _AllButKopfs(frozenset[asyncio.Task[Any]]):
+    """The tasks that kopf is to leave alone where it ends.
+
+    It waits five seconds for all that have begun after itself, and cancels them then: ours would be revocations on their way.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        """Whether the task runs no code of kopf's. It knows no other mark of those that it began itself."""
+        coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
+        return not (inspect.iscoroutine(coroutine) and coroutine.cr_code.co_filename.startswith(KOPF_HOME))
 
 
 def _pauses() -> Iterator[float]:
@@ -130,7 +138,7 @@ async def _supervise(work: dict[str, Coroutine[Any, Any, None]], stop: asyncio.E
             for task in done - {stopping}:
                 if (error := task.exception()) is not None:
                     raise RuntimeError(f"the task {task.get_name()!r} failed: {error!r}") from error
-                if task.get_name() not in PASSING and not stop.is_set():
+                if task.get_name() not in PASSING:
                     raise RuntimeError(f"the task {task.get_name()!r} ended by itself")
             if stopping in done:
                 return

@@ -113,7 +113,6 @@ async def test_where_no_event_is_taken_those_that_wait_have_an_end_and_end_with_
         await several.drain()
         assert in_flight == AT_ONCE
         await several.close()
-        await asyncio.sleep(0.01)
         assert not in_flight
     logged = [record.message for record in caplog.records]
     assert [line for line in logged if "too many others" in line]
