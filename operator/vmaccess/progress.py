@@ -26,6 +26,7 @@ class Progress:
     intent: Intent
     reported_at: float
     written: str | None = None  # the status that was last written, as text
+    told_at_rest: bool = False  # whether nothing was on its way then
     access: Access | None = None
     namespaces: dict[str, Outcome] = field(default_factory=dict)
     accounts: dict[ScopedName, Outcome] = field(default_factory=dict)

@@ -51,7 +51,7 @@ class Reporter:
                 return TOLD - since
             return min(max(STATUS_INTERVAL, len(self._moving) / STATUSES), MOST_INTERVAL) - since
         self._moving.discard(name)
-        return STATUS_INTERVAL_AT_REST - since if progress.written is not None else 0.0
+        return STATUS_INTERVAL_AT_REST - since if progress.told_at_rest else 0.0
 
     def _says_ready(self, known: Grant) -> bool:
         """Whether the status says of this generation that all is well."""
@@ -75,6 +75,7 @@ class Reporter:
         if (text := status_text(status)) == grant.told:
             return
         progress.reported_at, progress.written = asyncio.get_running_loop().time(), text
+        progress.told_at_rest = not progress.unsettled
         body = {"metadata": {"uid": grant.id.uid}, "status": _replacing(grant.status, status)}
         try:
             answer = await self._api.patch(f"{GRANTS.path(name=grant.id.name)}/status", body)

@@ -6,9 +6,12 @@ import asyncio
 import itertools
 from pathlib import Path
 
+import pytest
+
 from tests.faults.faulty import Plan, Request, Send, running
 from tests.faults.test_crash import is_ready, until, user
 from tests.stage import Json, Stage, Who
+from vmaccess import reporting
 from vmaccess.cluster.api import ApiError
 from vmaccess.reporting import STATUS_INTERVAL, STATUS_INTERVAL_AT_REST
 
@@ -124,6 +127,25 @@ async def test_a_long_converge_shows_how_far_it_is_and_not_every_step(kubeconfig
     assert len(counts) >= 3, "and it was told on the way"
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(told[:-1])]
     assert all(gap >= STATUS_INTERVAL * 0.9 for gap in gaps), gaps
+
+
+async def test_the_end_is_told_at_once_where_the_status_only_told_of_the_way(
+    kubeconfig: Path, bare_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, one, go = bare_stage, bare_stage.namespace(), asyncio.Event()
+    monkeypatch.setattr(reporting, "STATUS_INTERVAL_AT_REST", 1000.0)
+
+    async def plan(request: Request, send: Send) -> Json:
+        if request.is_write and f"/{one}/rolebindings" in request.path:
+            await go.wait()
+        answer = await send()
+        if request.path.endswith("/status"):
+            go.set()
+        return answer
+
+    async with running(kubeconfig, plan):
+        name = await asyncio.to_thread(stage.grant, spec_for([one]))
+        await until(lambda: is_ready(stage, name), "ready")
 
 
 async def test_an_api_server_that_pushes_back_gets_less_at_once_and_then_all_of_it(kubeconfig: Path, bare_stage: Stage) -> None:
