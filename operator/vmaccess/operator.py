@@ -220,5 +220,5 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 90
     settings.queueing.idle_timeout = 0.1  # each grant it hears of has a task of 6 kB until then
     settings.persistence.finalizer = f"{GROUP}/unused"  # never set; kopf's default name is shared by all its operators
-    settings.process.ultimate_exiting_timeout = None
+    settings.process.ultimate_exiting_timeout = None  # else it sends this process SIGKILL so long after each of its ends
     return settings

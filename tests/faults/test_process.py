@@ -213,6 +213,21 @@ async def test_a_kopf_that_ends_leaves_alone_what_is_on_its_way(
         await until(lambda: not stage.views(ANN, one), "the access to be taken away")
 
 
+async def test_kopf_knows_its_own_tasks_from_all_others() -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    ours, libraries = asyncio.create_task(wait()), asyncio.create_task(asyncio.Event().wait())
+    kopfs = asyncio.create_task(kopf.run_tasks([asyncio.create_task(wait())]))
+    spared = operator._AllButKopfs()
+    assert ours in spared
+    assert libraries in spared
+    assert kopfs not in spared
+    for task in (ours, libraries, kopfs):
+        task.cancel()
+    await asyncio.gather(ours, libraries, kopfs, return_exceptions=True)
+
+
 async def test_one_that_is_told_to_stop_does_not_wait_any_longer(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator, "FIRST_PAUSE", 1000.0)
     async with behind_a_relay(kubeconfig) as (_, told), running(told) as process:
