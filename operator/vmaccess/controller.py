@@ -16,6 +16,7 @@ from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.events import Events
 from vmaccess.cluster.executor import DESPERATE, MAX_STEPS, PATIENCE, Executor, WriteFailed
 from vmaccess.cluster.queue import OK, WorkQueue
+from vmaccess.cluster.tasks import give_up
 from vmaccess.cluster.world import World
 from vmaccess.deciding import Decider
 from vmaccess.delivery import NOTHING_OFFERED, Delivery, Offer
@@ -212,9 +213,7 @@ class Controller:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await give_up(tasks)
 
     async def _work_on(self, key: Key) -> None:
         status = OK

@@ -19,6 +19,7 @@ import kopf
 
 from vmaccess.cluster.api import Api, ApiError
 from vmaccess.cluster.credentials import Configuration, bearer, load
+from vmaccess.cluster.tasks import give_up
 from vmaccess.controller import Controller
 from vmaccess.delivery import Offer
 from vmaccess.health import serve
@@ -143,9 +144,7 @@ async def _supervise(work: dict[str, Coroutine[Any, Any, None]], stop: asyncio.E
             if stopping in done:
                 return
     finally:
-        for task in (stopping, *tasks):
-            task.cancel()
-        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+        await give_up((stopping, *tasks))
 
 
 async def _usable(api: Api, stop: asyncio.Event) -> bool:
@@ -157,9 +156,7 @@ async def _usable(api: Api, stop: asyncio.Event) -> bool:
             check.result()
         return check.done()
     finally:
-        for task in (check, stopping):
-            task.cancel()
-        await asyncio.gather(check, stopping, return_exceptions=True)
+        await give_up((check, stopping))
 
 
 async def _check(api: Api) -> None:

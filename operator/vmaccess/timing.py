@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from vmaccess.cluster.api import Api
+from vmaccess.cluster.tasks import give_up
 from vmaccess.cluster.world import World
 from vmaccess.policy.grant import Grant
 from vmaccess.policy.times import SOON, Phase, is_active, phase_of
@@ -131,8 +132,7 @@ class Timing:
                     asking = asyncio.create_task(self._api.ask_time())
         finally:
             if asking is not None:
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
+                await give_up((asking,))
 
     def _wait(self) -> float | None:
         """Seconds until something may be due, None where nothing ever is."""

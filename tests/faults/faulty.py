@@ -13,6 +13,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
 from vmaccess.cluster.api import Api, ApiError, Json
+from vmaccess.cluster.tasks import give_up
 from vmaccess.controller import Controller
 
 Send = Callable[[], Awaitable[Json]]
@@ -120,8 +121,6 @@ async def at_work(api: Api, max_in_flight: int = 8) -> AsyncIterator[Controller]
         await controller.start()
         yield controller
     finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
+        results = await give_up(tasks)
         failures = [result for result in results if isinstance(result, Exception)]
         assert not failures, failures

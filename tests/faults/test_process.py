@@ -13,14 +13,15 @@ from urllib.parse import urlsplit
 
 import kopf
 import pytest
-import yaml
 
+from localcluster import write_kubeconfig
+from localcluster.access import read_kubeconfig
 from tests.faults.faulty import FaultyApi, Request, Send
 from tests.faults.test_crash import is_ready, until, user
 from tests.stage import Json, Stage, Who
 from vmaccess import operator, settings
+from vmaccess.cluster.tasks import give_up
 from vmaccess.controller import Controller
-from vmaccess.settings import Settings
 
 ANN = Who("ann")
 PATIENCE = 30.0  # seconds for a process to end
@@ -75,37 +76,25 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.wait_closed()
 
 
-def server_of(kubeconfig: Path) -> str:
-    """The address in it."""
-    return str(yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"])
-
-
-def with_server(kubeconfig: Path, server: str) -> Path:
-    """The same kubeconfig with another address in it."""
-    path = kubeconfig.with_name("relay.kubeconfig")
-    path.write_text(kubeconfig.read_text().replace(server_of(kubeconfig), server))
-    return path
-
-
 @asynccontextmanager
-async def behind_a_relay(kubeconfig: Path) -> AsyncIterator[tuple[Relay, Settings]]:
-    """A relay that is shut still, and settings by which the operator goes there."""
-    server = urlsplit(server_of(kubeconfig))
+async def behind_a_relay(kubeconfig: Path, directory: Path) -> AsyncIterator[tuple[Relay, Path]]:
+    """A relay that is shut still, and a kubeconfig by which the operator goes there."""
+    access = read_kubeconfig(kubeconfig, directory)
+    server = urlsplit(access.url)
     relay = Relay(str(server.hostname), int(server.port or 443))
     await relay.open()
     await relay.shut()
-    path = with_server(kubeconfig, f"https://127.0.0.1:{relay.port}")
     try:
-        yield relay, replace(settings.read(["--kubeconfig", str(path), "--health-port", "0"]), kubeconfig_server=None)
+        yield relay, write_kubeconfig(directory / "relay.kubeconfig", replace(access, url=f"https://127.0.0.1:{relay.port}"))
     finally:
         await relay.shut()
         await asyncio.sleep(0.05)  # whoever was cut off hears of it in this very loop
 
 
 @asynccontextmanager
-async def running(told: Settings) -> AsyncIterator[asyncio.Task[None]]:
+async def running(kubeconfig: Path) -> AsyncIterator[asyncio.Task[None]]:
     """The operator as a process runs it, in this very loop, and stopped at the end."""
-    stop = asyncio.Event()
+    told, stop = settings.read(["--kubeconfig", str(kubeconfig), "--health-port", "0"]), asyncio.Event()
     process = asyncio.create_task(operator.run(told, stop, obey_signals=lambda: None))
     try:
         yield process
@@ -117,9 +106,9 @@ async def running(told: Settings) -> AsyncIterator[asyncio.Task[None]]:
     process.result()
 
 
-async def until_it_ends(told: Settings) -> None:
+async def until_it_ends(kubeconfig: Path) -> None:
     """The operator until it ends by itself. Raises what it has ended by."""
-    async with running(told) as process:
+    async with running(kubeconfig) as process:
         await asyncio.wait((process,), timeout=PATIENCE)
 
 
@@ -160,10 +149,10 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[str], bool]:
 
 
 async def test_an_api_server_that_is_away_is_waited_for(
-    kubeconfig: Path, bare_stage: Stage, brittle: Kopf, logged: Callable[[str], bool]
+    kubeconfig: Path, bare_stage: Stage, tmp_path: Path, brittle: Kopf, logged: Callable[[str], bool]
 ) -> None:
     stage, one = bare_stage, bare_stage.namespace()
-    async with behind_a_relay(kubeconfig) as (relay, told), running(told) as process:
+    async with behind_a_relay(kubeconfig, tmp_path) as (relay, way), running(way) as process:
         await until(lambda: logged("cannot be used yet"), "the operator to wait")
         await relay.open()
         name = await asyncio.to_thread(stage.grant, {"subjects": [user("ann")], "namespaces": [one]})
@@ -202,7 +191,7 @@ async def test_a_kopf_that_ends_leaves_alone_what_is_on_its_way(
         return await send()
 
     monkeypatch.setattr(operator, "Api", lambda config, **_: FaultyApi(config, plan))
-    async with running(settings.read(["--kubeconfig", str(kubeconfig), "--health-port", "0"])):
+    async with running(kubeconfig):
         name = await asyncio.to_thread(stage.grant, {"subjects": [user("ann")], "namespaces": [one]})
         await until(lambda: is_ready(stage, name), "ready")
         await asyncio.to_thread(stage.respec, name, {"subjects": [user("ann")], "namespaces": [one], "suspend": True})
@@ -223,14 +212,14 @@ async def test_kopf_knows_its_own_tasks_from_all_others() -> None:
     assert ours in spared
     assert libraries in spared
     assert kopfs not in spared
-    for task in (ours, libraries, kopfs):
-        task.cancel()
-    await asyncio.gather(ours, libraries, kopfs, return_exceptions=True)
+    await give_up((ours, libraries, kopfs))
 
 
-async def test_one_that_is_told_to_stop_does_not_wait_any_longer(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_told_to_stop_does_not_wait_any_longer(
+    kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(operator, "FIRST_PAUSE", 1000.0)
-    async with behind_a_relay(kubeconfig) as (_, told), running(told) as process:
+    async with behind_a_relay(kubeconfig, tmp_path) as (_, way), running(way) as process:
         await asyncio.sleep(0.2)
         assert not process.done()
 
@@ -263,6 +252,6 @@ async def test_credentials_that_are_refused_again_and_again_are_the_end_and_leav
     monkeypatch.setattr(operator, "Api", lambda config, **_: FaultyApi(config, plan))
     await asyncio.to_thread(stage.grant, {"subjects": [user("ann")], "namespaces": [one]})
     with pytest.raises(RuntimeError, match="LoginError"):
-        await until_it_ends(settings.read(["--kubeconfig", str(kubeconfig), "--health-port", "0"]))
+        await until_it_ends(kubeconfig)
     assert given_up
     assert tried == operator.LOGINS

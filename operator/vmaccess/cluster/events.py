@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from vmaccess.cluster.api import EVENTS, Api, ApiError, Json
+from vmaccess.cluster.tasks import give_up
 from vmaccess.policy.children import API_VERSION, KIND, GrantId
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,7 @@ class Events:
         """Give up what has not been posted: the client is about to close, and a later request would open it anew."""
         unposted = len(self._waiting) + len(self._posting)
         self._waiting.clear()
-        for task in (posting := tuple(self._posting)):
-            task.cancel()
-        await asyncio.gather(*posting, return_exceptions=True)
+        await give_up(self._posting)
         self._posting.clear()  # one that had not begun does not leave by itself
         if unposted:
             log.warning("%d Events were not posted before the end", unposted)
